@@ -1,0 +1,1 @@
+"""Benchmarks: CPU per unit of work, beside a peer in the same run."""

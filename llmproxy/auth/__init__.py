@@ -1,0 +1,1 @@
+"""Who calls: credentials, keys and the rules that hang on them."""

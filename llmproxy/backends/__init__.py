@@ -1,0 +1,1 @@
+"""The backends: their identity, their state, their models, and the built-in stand-in."""

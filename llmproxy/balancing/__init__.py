@@ -1,0 +1,1 @@
+"""Strategies that choose among backends, one file each, without Twisted in them."""

@@ -1,0 +1,535 @@
+"""The edge's HTTP/1.1 channel: llhttp in front of `twisted.web` requests.
+
+`twisted.web`'s own channel accepts what an intermediary must not, knows no absolute deadline for a
+head, and buffers bodies before anybody was asked who sends them. This one parses with llhttp,
+holds heads to ``wire.heads``, hands a request to the Resource tree as soon as its head is complete,
+and lets the resource pull the body. It knows nothing of models or keys.
+
+One connection, one request at a time: pipelined requests wait in order, and what a client sends
+beyond that is not read. Errors of the parser are answered with JSON and a lingering close, in their
+turn. Every buffer has a bound: the head by ``max_header_bytes``, a body by its reader, what came
+early by one read.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import httptools
+from twisted.internet.interfaces import IAddress, IDelayedCall, IPushProducer, ISSLTransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from llmproxy.errors import (
+    BadRequest,
+    GatewayError,
+    HeadersTooLarge,
+    MethodNotAllowed,
+    RequestTimeout,
+    UriTooLong,
+)
+from llmproxy.wire.api_errors import raw_answer
+from llmproxy.wire.heads import check_request_head, split_target
+
+if TYPE_CHECKING:
+    from twisted.web.http_headers import Headers
+
+    from llmproxy.site import EdgeRequest, EdgeSite
+
+MAX_FIELDS = 100
+EARLY_LIMIT_BYTES = 16 * 1024
+UNREAD_BODY_LIMIT_BYTES = 64 * 1024
+LINGER_S = 5.0
+LINGER_LIMIT_BYTES = 1024 * 1024
+
+_TCP_INFO_BYTES_ACKED = 120  # struct tcp_info of linux/tcp.h, since Linux 4.1
+
+
+@attrs.frozen
+class EdgeLimits:
+    """The limits of one client connection (``server`` in the configuration)."""
+
+    max_header_bytes: int = 32 * 1024
+    header_timeout_s: float = 10.0
+    body_timeout_s: float = 30.0
+    idle_timeout_s: float = 120.0
+    write_stall_timeout_s: float = 60.0
+
+
+@attrs.define
+class _Head:
+    """A head as it comes in."""
+
+    started_s: float
+    target: bytes = b""
+    fields: list[tuple[bytes, bytes]] = attrs.field(factory=list)
+    size_bytes: int = 0
+    fed_bytes: int = 0
+
+
+@implementer(IPushProducer)
+class EdgeChannel(Protocol):
+    """One client connection.
+
+    States: idle (between requests), head (parts of a head are in), body (a resource may be running
+    already), answering (the body is in, or nobody wants it), lingering (we are done and read on a
+    little, so that the client can read our last answer), closed.
+    """
+
+    _log = Logger()
+    factory: EdgeSite
+
+    def __init__(self, site: EdgeSite, limits: EdgeLimits) -> None:
+        self.site = site
+        self._limits = limits
+        self._reactor = site.reactor
+        self._parser = httptools.HttpRequestParser(self)
+        self._head: _Head | None = None
+        self._receiving: EdgeRequest | None = None
+        self._waiting: deque[EdgeRequest | GatewayError] = deque()
+        self._current: EdgeRequest | None = None
+        self._early: list[bytes] = []
+        self._early_bytes = 0
+        self._stopped_reading = False
+        self._violation: GatewayError | None = None
+        self._persistent = True
+        self._advancing = False
+        self._broken = False
+        self._lingering = False
+        self._closing = False
+        self._lingered_bytes = 0
+        self._deadline: IDelayedCall | None = None
+        self._stall: IDelayedCall | None = None
+        self._stall_acked = -1
+        self._producer: Any = None
+        self._transport_full = False
+
+    def __repr__(self) -> str:
+        state = "closing" if self._closing else "answering" if self._current else "idle"
+        return f"<EdgeChannel {state} waiting={len(self._waiting)}>"
+
+    # the connection
+
+    def connectionMade(self) -> None:
+        """Begin: the first request may take its time to come."""
+        self._transport.setTcpNoDelay(True)
+        self._transport.registerProducer(self, True)
+        self._set_deadline(self._limits.idle_timeout_s, self._idle_expired)
+
+    @property
+    def _transport(self) -> Any:
+        return self.transport
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take what the client sent."""
+        if self._lingering or self._closing or self._broken:
+            self._lingered_bytes += len(data)
+            if self._lingered_bytes > LINGER_LIMIT_BYTES:
+                self._transport.abortConnection()
+        elif self._receiving is None and (self._current is not None or self._waiting):
+            # Bytes of a next request: kept as they are until its turn.
+            self._early.append(data)
+            self._early_bytes += len(data)
+            if self._early_bytes > EARLY_LIMIT_BYTES:
+                self._stop_reading()
+        else:
+            self._feed(data)
+            self._advance()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Tell the request that is being answered; forget the others."""
+        self._closing = True
+        self._clear_deadline()
+        self._clear_stall()
+        self._waiting.clear()
+        self._early.clear()
+        receiving, self._receiving = self._receiving, None
+        current, self._current = self._current, None
+        if receiving is not None and receiving is not current:
+            receiving.connectionLost(reason)
+        if current is not None:
+            current.connectionLost(reason)
+        self.site.connection_closed(self)
+
+    # parsing
+
+    def _feed(self, data: bytes) -> None:
+        """Run the parser; its errors become the answer to the request that they are part of."""
+        if self._head is not None:
+            self._head.fed_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # An Upgrade that nobody here takes (RFC 9110, section 7.8): the request is an ordinary
+            # one, and what follows it is the next.
+            if self._head is None and self._receiving is None:
+                rest = data[upgrade.args[0] :]
+                if rest:
+                    self._feed(rest)
+        except httptools.HttpParserCallbackError:
+            self._fail(self._violation or BadRequest())
+        except httptools.HttpParserError:
+            self._fail(BadRequest())
+        else:
+            # One endless field never reaches `on_header`: count what was fed as well.
+            if self._head is not None and self._head.fed_bytes > self._limits.max_header_bytes:
+                self._fail(HeadersTooLarge())
+
+    def _fail(self, error: GatewayError) -> None:
+        """The byte stream cannot be understood from here on."""
+        self._head = None
+        self._broken = True
+        receiving, self._receiving = self._receiving, None
+        if receiving is not None:
+            if receiving is self._current:
+                self._persistent = False
+                self._clear_deadline()
+            receiving.last = True
+            receiving.body_failed(error)
+        else:
+            self._waiting.append(error)
+
+    def _violate(self, error: GatewayError) -> None:
+        """Stop the parser from within a callback."""
+        self._violation = error
+        raise error
+
+    def on_message_begin(self) -> None:
+        """A request's first byte is in: the clock of its head runs."""
+        self._head = _Head(self._reactor.seconds())
+        if self._current is None and not self._waiting:
+            self._set_deadline(self._limits.header_timeout_s, self._head_expired)
+
+    def on_url(self, part: bytes) -> None:
+        """Take a part of the target."""
+        head = self._head
+        assert head is not None
+        head.target += part
+        if len(head.target) > self._limits.max_header_bytes:
+            self._violate(UriTooLong())
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field; those after the body are trailers, which nobody here merges."""
+        head = self._head
+        if head is None:
+            return
+        head.fields.append((name.lower(), value.strip(b" \t")))
+        head.size_bytes += len(name) + len(value) + 4
+        if len(head.fields) > MAX_FIELDS or head.size_bytes > self._limits.max_header_bytes:
+            self._violate(HeadersTooLarge())
+
+    def on_headers_complete(self) -> None:
+        """The head is complete: hold it to the rules and make it a request."""
+        head = self._head
+        assert head is not None
+        self._head = None
+        version = self._parser.get_http_version()
+        method = self._parser.get_method()
+        try:
+            if method == b"CONNECT":
+                raise MethodNotAllowed  # its target is no path; nothing can follow it
+            uri, authority = split_target(head.target)
+            check_request_head(version, head.fields)
+        except GatewayError as error:
+            self._violate(error)
+        request = self.site.make_request(self)
+        request.head_received(
+            method=method,
+            uri=uri,
+            authority=authority,
+            version=version,
+            fields=head.fields,
+            started_s=head.started_s,
+        )
+        self._receiving = request
+        self._waiting.append(request)
+
+    def on_body(self, piece: bytes) -> None:
+        """Hand a piece of the body to its request."""
+        request = self._receiving
+        if request is not None:
+            request.body_piece(piece)
+
+    def on_message_complete(self) -> None:
+        """The request is wholly in."""
+        request, self._receiving = self._receiving, None
+        if request is not None:
+            if not self._parser.should_keep_alive():
+                request.last = True
+            request.body_complete()
+
+    # one request after the other
+
+    def _advance(self) -> None:
+        """Start what is next in line, as long as nothing is being answered."""
+        if self._advancing:
+            return
+        self._advancing = True
+        try:
+            while self._current is None and not self._closing:
+                if self._waiting:
+                    self._start(self._waiting.popleft())
+                elif self._early:
+                    data = b"".join(self._early)
+                    self._early.clear()
+                    self._early_bytes = 0
+                    self._resume_reading()
+                    self._feed(data)
+                    if not self._waiting:
+                        self._wait_for_more()
+                        break
+                else:
+                    break
+        finally:
+            self._advancing = False
+        current = self._current
+        if current is not None and not self._closing:
+            if self._receiving is current:
+                self._set_deadline(self._limits.body_timeout_s, self._body_expired)
+                self.check_unread(current)
+            else:
+                self._clear_deadline()
+
+    def _start(self, item: EdgeRequest | GatewayError) -> None:
+        if isinstance(item, GatewayError):
+            self._answer_and_close(item)
+            return
+        self._current = item
+        if item.last:
+            self._persistent = False
+            self._waiting.clear()
+            self._early.clear()
+        self._clear_deadline()
+        item.process()
+
+    def _wait_for_more(self) -> None:
+        if self._head is not None:
+            self._set_deadline(self._limits.header_timeout_s, self._head_expired)
+        else:
+            self._set_deadline(self._limits.idle_timeout_s, self._idle_expired)
+
+    def check_unread(self, request: EdgeRequest) -> None:
+        """Read no further into a body that nobody has asked for yet, nor longer than needed."""
+        if request.unread_bytes > UNREAD_BODY_LIMIT_BYTES:
+            self._stop_reading()
+        else:
+            self._resume_reading()
+
+    def requestDone(self, request: EdgeRequest) -> None:
+        """A request was answered in full: on to the next, or close."""
+        assert request is self._current
+        self._current = None
+        self._producer = None
+        if self._receiving is request:
+            # Its body is still coming, and nobody wants it.
+            self._receiving = None
+            self._linger()
+        elif self._broken and not self._waiting:
+            self._linger()
+        elif not self._persistent:
+            self.loseConnection()
+        else:
+            self._wait_for_more()
+            self._advance()
+
+    def is_last(self, request: EdgeRequest) -> bool:
+        """Say whether the connection ends with this request's answer."""
+        return not self._persistent or self._receiving is request
+
+    def refuse_further(self) -> None:
+        """Let the answer now going out be this connection's last."""
+        self._persistent = False
+        self._waiting.clear()
+        self._early.clear()
+
+    def close_when_idle(self) -> None:
+        """Close now when nothing is under way, else after the answer that is."""
+        idle = self._current is None and self._head is None and self._receiving is None
+        if idle and not self._waiting:
+            self.loseConnection()
+        else:
+            self._persistent = False
+
+    def _answer_and_close(self, error: GatewayError) -> None:
+        request_id = self.site.new_request_id()
+        self._transport.write(raw_answer(error, ((b"X-Request-ID", request_id.encode()),)))
+        self.site.refused(error, self.getPeer(), request_id)
+        self._linger()
+
+    # deadlines
+
+    def _set_deadline(self, after_s: float, call: Any) -> None:
+        self._clear_deadline()
+        if after_s > 0:
+            self._deadline = self._reactor.callLater(after_s, call)
+
+    def _clear_deadline(self) -> None:
+        deadline, self._deadline = self._deadline, None
+        if deadline is not None and deadline.active():
+            deadline.cancel()
+
+    def body_moved(self) -> None:
+        """A piece of the current body came: its clock begins anew."""
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.reset(self._limits.body_timeout_s)
+
+    def _idle_expired(self) -> None:
+        self.loseConnection()
+
+    def _head_expired(self) -> None:
+        self._fail(RequestTimeout("The request head did not arrive in server.header_timeout."))
+        self._advance()
+
+    def _body_expired(self) -> None:
+        self._fail(RequestTimeout("The request body paused longer than server.body_timeout."))
+
+    # closing
+
+    def loseConnection(self) -> None:
+        """Close once all that was written is sent; cut a client off that does not take it."""
+        if self._closing:
+            return
+        self._closing = True
+        self._clear_stall()
+        self._transport.unregisterProducer()
+        self._transport.loseConnection()
+        self._set_deadline(
+            self._limits.write_stall_timeout_s or LINGER_S, self._transport.abortConnection
+        )
+
+    def _linger(self) -> None:
+        """Close our half and read on for a little.
+
+        Closing with unread input makes the kernel send a reset, and that can destroy the answer
+        before the client has read it (RFC 9112, section 9.6).
+        """
+        if self._closing or self._lingering:
+            return
+        self._lingering = True
+        self._persistent = False
+        self._clear_stall()
+        self._resume_reading()
+        self._transport.unregisterProducer()
+        if self.isSecure():
+            self._transport.loseConnection()
+        else:
+            self._transport.loseWriteConnection()
+        self._set_deadline(LINGER_S, self._transport.abortConnection)
+
+    def abort(self) -> None:
+        """Cut the connection now."""
+        self._transport.abortConnection()
+
+    # backpressure: the transport pauses us, we pause the answer's producer
+
+    def pauseProducing(self) -> None:
+        """The transport's buffer is full: the client takes less than we have."""
+        self._transport_full = True
+        if self._stall is None and self._limits.write_stall_timeout_s > 0:
+            self._stall_acked = self._bytes_acked()
+            self._stall = self._reactor.callLater(
+                self._limits.write_stall_timeout_s, self._stall_expired
+            )
+        if self._producer is not None:
+            self._producer.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """The transport's buffer is empty again."""
+        self._transport_full = False
+        self._clear_stall()
+        if self._producer is not None:
+            self._producer.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """The transport is going away; connectionLost tells the request."""
+
+    def _stall_expired(self) -> None:
+        """Cut the client off, unless it took at least something meanwhile."""
+        self._stall = None
+        acked = self._bytes_acked()
+        if acked != self._stall_acked:
+            self.pauseProducing()
+            return
+        self._log.info("a client that takes nothing is cut off: {peer}", peer=self.getPeer())
+        self._transport.abortConnection()
+
+    def _clear_stall(self) -> None:
+        stall, self._stall = self._stall, None
+        if stall is not None:
+            stall.cancel()
+
+    def _bytes_acked(self) -> int:
+        """Bytes that the client's kernel has acknowledged; -1 where that cannot be known."""
+        handle = self._transport.getHandle()
+        if not isinstance(handle, socket.socket) or not hasattr(socket, "TCP_INFO"):
+            return -1
+        try:
+            report = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
+        except OSError:
+            return -1  # not TCP
+        if len(report) < _TCP_INFO_BYTES_ACKED + 8:
+            return -1
+        return int(struct.unpack_from("=Q", report, _TCP_INFO_BYTES_ACKED)[0])
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Attach the producer of the current answer."""
+        assert streaming
+        self._producer = producer
+        if self._transport_full:
+            producer.pauseProducing()
+
+    def unregisterProducer(self) -> None:
+        """Detach it."""
+        self._producer = None
+
+    def _stop_reading(self) -> None:
+        if not self._stopped_reading:
+            self._stopped_reading = True
+            self._transport.pauseProducing()
+
+    def _resume_reading(self) -> None:
+        if self._stopped_reading:
+            self._stopped_reading = False
+            self._transport.resumeProducing()
+
+    # what twisted.web's Request asks of its channel
+
+    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
+        """Write an answer's head, under our own version, never the client's."""
+        del version
+        lines = [b"HTTP/1.1 ", code, b" ", reason, b"\r\n"]
+        for name, values in headers.getAllRawHeaders():
+            for value in values:
+                lines += (name, b": ", value, b"\r\n")
+        current = self._current
+        if current is not None and self.is_last(current) and not headers.hasHeader("connection"):
+            lines.append(b"Connection: close\r\n")
+        lines.append(b"\r\n")
+        self._transport.writeSequence(lines)
+
+    def write(self, data: bytes) -> None:
+        """Write to the client."""
+        self._transport.write(data)
+
+    def writeSequence(self, pieces: Iterable[bytes]) -> None:
+        """Write several pieces at once."""
+        self._transport.writeSequence(pieces)
+
+    def getPeer(self) -> IAddress:
+        """Give the client's address."""
+        return self._transport.getPeer()
+
+    def getHost(self) -> IAddress:
+        """Give our own address."""
+        return self._transport.getHost()
+
+    def isSecure(self) -> bool:
+        """Say whether the connection is TLS."""
+        return ISSLTransport.providedBy(self.transport)

@@ -1,0 +1,149 @@
+"""What a configuration keeps in other files: secrets, certificates, and the places of logs.
+
+``NAME_file`` beside a secret ``NAME`` is read into it; the paths of certificates stay paths, but
+must be readable. Files are read by a callable that is handed in: nothing is opened here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from os.path import dirname
+from typing import Any
+
+import attrs
+
+from llmproxy.config.findings import Findings, KeyPath, path_text, quoted
+from llmproxy.config.model import BackendTls, Config, ServerTls
+
+ReadFile = Callable[[str], str]
+"""Gives a file's text, or raises `OSError` or `ValueError` (it is not UTF-8)."""
+
+
+def read_secrets(config: Config, read_file: ReadFile, findings: Findings) -> Config:
+    """Read every ``NAME_file`` into the secret ``NAME`` beside it.
+
+    Args:
+        config: The configuration.
+        read_file: Reads a file.
+        findings: Takes the problems.
+
+    Returns:
+        The configuration with its secrets; an empty one where there was a problem.
+    """
+    result: Config = _read_within(config, (), read_file, findings)
+    return result
+
+
+def _read_within(value: Any, path: KeyPath, read_file: ReadFile, findings: Findings) -> Any:
+    if isinstance(value, tuple):
+        items = [
+            _read_within(item, (*path, index), read_file, findings)
+            for index, item in enumerate(value)
+        ]
+        unchanged = all(new is old for new, old in zip(items, value, strict=True))
+        return value if unchanged else tuple(items)
+    if not attrs.has(type(value)):
+        return value
+    changes: dict[str, Any] = {}
+    fields = attrs.fields_dict(type(value))
+    for name, field in fields.items():
+        old = getattr(value, name)
+        if field.metadata.get("secret") and f"{name}_file" in fields:
+            new = _secret(value, name, path, read_file, findings)
+        else:
+            new = _read_within(old, (*path, name), read_file, findings)
+        if new is not old:
+            changes[name] = new
+    return attrs.evolve(value, **changes) if changes else value
+
+
+def _secret(section: Any, name: str, path: KeyPath, read_file: ReadFile, findings: Findings) -> str:
+    """Give one secret, from its key or from its file."""
+    given: str = getattr(section, name)
+    file = getattr(section, f"{name}_file")
+    at = (*path, f"{name}_file")
+    if not file or findings.suspect(at):
+        return given
+    if given:
+        findings.add(at, f"is given, and so is {path_text((*path, name))}; want one of them")
+        return given
+    content = _read(file, at, "it to hold the secret", read_file, findings)
+    if content is None:
+        return ""
+    content = content.rstrip("\r\n")
+    if not content:
+        findings.add(at, f"{quoted(file)} is empty; want it to hold the secret")
+    return content
+
+
+def _read(
+    file: str, path: KeyPath, wanted: str, read_file: ReadFile, findings: Findings
+) -> str | None:
+    """Read a file; None, and a problem, when that cannot be done."""
+    try:
+        return read_file(file)
+    except UnicodeDecodeError:
+        reason = "is not UTF-8 text"
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror or 'unknown error'}"
+    except ValueError:
+        reason = "is not the name of a file"
+    findings.add(path, f"{quoted(file)} {reason}; want {wanted}")
+    return None
+
+
+def check_certificates(config: Config, read_file: ReadFile, findings: Findings) -> None:
+    """Check that certificates and keys can be read, and that what belongs together is given."""
+    tls = config.server.tls
+    at: KeyPath = ("server", "tls")
+    _check_readable(tls, at, read_file, findings)
+    if bool(tls.cert_file) != bool(tls.key_file):
+        given, wanted = ("cert_file", "key_file") if tls.cert_file else ("key_file", "cert_file")
+        findings.check(
+            (*at, given), f"is given without {wanted}; want both", needs=((*at, wanted),)
+        )
+    for index, backend in enumerate(config.backends):
+        at = ("backends", index, "tls")
+        _check_readable(backend.tls, at, read_file, findings)
+        if backend.tls.key_file and not backend.tls.cert_file:
+            findings.check(
+                (*at, "key_file"),
+                "is given without cert_file; want both",
+                needs=((*at, "cert_file"),),
+            )
+
+
+def _check_readable(
+    tls: ServerTls | BackendTls, path: KeyPath, read_file: ReadFile, findings: Findings
+) -> None:
+    for name in ("ca_file", "cert_file", "key_file"):
+        file = getattr(tls, name, "")
+        if file and not findings.suspect((*path, name)):
+            _read(file, (*path, name), "a readable PEM file", read_file, findings)
+
+
+def check_logs(config: Config, is_directory: Callable[[str], bool], findings: Findings) -> None:
+    """Check that logs that go to a file name one, in a directory that exists."""
+    access = config.logging.access
+    if config.log.output == "file":
+        _check_place(
+            ("log", "output"), ("log", "file", "path"), config.log.file.path, is_directory, findings
+        )
+    if access.enabled and access.output == "file":
+        at = ("logging", "access")
+        _check_place((*at, "output"), (*at, "path"), access.path, is_directory, findings)
+
+
+def _check_place(
+    output: KeyPath,
+    path: KeyPath,
+    file: str,
+    is_directory: Callable[[str], bool],
+    findings: Findings,
+) -> None:
+    if not file:
+        findings.check(output, f"is file; want {path_text(path)} with it", needs=(path,))
+    elif not is_directory(dirname(file) or "."):
+        findings.check(path, f"{quoted(file)} is in a directory that does not exist")
+    elif is_directory(file):
+        findings.check(path, f"{quoted(file)} is a directory; want a file")

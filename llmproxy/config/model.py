@@ -1,0 +1,366 @@
+"""The configuration model: every key, its type, its default and a line on it.
+
+One class per YAML mapping, one attribute per key, under the key's own name. This module is the
+single place where a key is declared: the loader derives types and defaults from it, and a test
+holds ``etc/llmproxy.reference.yaml`` to it. It knows nothing of YAML, files or the daemon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NewType
+
+import attrs
+
+Duration = NewType("Duration", float)
+"""Seconds. In YAML: ``500ms``, ``30s``, ``5m``, ``1h``, or a number of seconds; 0 is "none"."""
+
+Size = NewType("Size", int)
+"""Bytes. In YAML: ``64MiB``, ``10MB``, or a number of bytes."""
+
+Secret = NewType("Secret", str)
+"""A value that no log, error or ``repr`` may show. ``NAME_file`` beside it reads it from a file."""
+
+Cidr = NewType("Cidr", str)
+"""An IP network or address: ``10.0.0.0/8``, ``fd00::/8``, ``192.0.2.7``."""
+
+Timestamp = NewType("Timestamp", float)
+"""Seconds since the epoch. In YAML: an ISO 8601 date or time; without a zone it is UTC."""
+
+MiB = 1024 * 1024
+GiB = 1024 * MiB
+
+
+def setting(
+    doc: str,
+    default: Any = attrs.NOTHING,
+    *,
+    factory: Any = None,
+    only: Any = None,
+    later: str = "",
+    secret: bool = False,
+    minimum: float | None = None,
+) -> Any:
+    """Declare one configuration key.
+
+    Args:
+        doc: One line for the operator.
+        default: The value when the key is absent; without one the key is required.
+        factory: Makes the default when it is mutable or a nested section.
+        only: The values that this version can honour; any other is "not available yet".
+        later: What the refused values would do, for that message.
+        secret: Never shown.
+        minimum: The smallest number allowed.
+    """
+    metadata = {"doc": doc, "only": only, "later": later, "secret": secret, "minimum": minimum}
+    if factory is not None:
+        return attrs.field(factory=factory, metadata=metadata, repr=not secret)
+    return attrs.field(default=default, metadata=metadata, repr=not secret)
+
+
+@attrs.frozen(kw_only=True)
+class ServerTls:
+    """``server.tls``: TLS on the listeners."""
+
+    enabled: bool = setting(
+        "serve TLS on the listeners", False, only=(False,), later="TLS with certificate reload"
+    )
+    cert_file: str = setting("certificate chain, PEM", "")
+    key_file: str = setting("private key, PEM", "")
+    min_version: Literal["1.2", "1.3"] = setting("lowest TLS version", "1.2")
+
+
+@attrs.frozen(kw_only=True)
+class Cors:
+    """``server.cors``: what browsers of other origins may do."""
+
+    enabled: bool = setting("answer cross-origin requests", False)
+    allowed_origins: tuple[str, ...] = setting('origins, or "*"', ("*",))
+    allowed_methods: tuple[str, ...] = setting("methods", ("GET", "POST", "OPTIONS"))
+    allowed_headers: tuple[str, ...] = setting(
+        'request headers, or "*"', ("Authorization", "Content-Type", "X-API-Key", "X-Request-ID")
+    )
+    expose_headers: tuple[str, ...] = setting("response headers that scripts may read", ())
+    allow_credentials: bool = setting("let browsers send credentials", False)
+    max_age: int = setting("seconds that a preflight answer holds", 86400, minimum=0)
+
+
+@attrs.frozen(kw_only=True)
+class Server:
+    """``server``: listeners and the limits of the wire."""
+
+    listen: tuple[str, ...] = setting(
+        '":port", "ip:port", a Twisted endpoint string, or a list of these', (":8000",)
+    )
+    workers: int | Literal["auto"] = setting(
+        "processes on the same port", 1, only=(1,), later="several processes on one port"
+    )
+    max_body_size: Size = setting("largest request body; over it 413", Size(64 * MiB), minimum=1)
+    max_inflight_bytes: Size = setting(
+        "all request bodies held at once; over it 503", Size(GiB), minimum=1
+    )
+    max_header_bytes: Size = setting(
+        "largest request head; over it 431", Size(32 * 1024), minimum=1024
+    )
+    max_connections: int = setting("open client connections; more are closed", 10000, minimum=1)
+    header_timeout: Duration = setting(
+        "absolute, from the first byte to the end of the head; over it 408", Duration(10.0)
+    )
+    body_timeout: Duration = setting(
+        "longest silence inside a request body; over it 408", Duration(30.0)
+    )
+    idle_timeout: Duration = setting(
+        "how long a kept-alive connection may wait for its next request", Duration(120.0)
+    )
+    write_stall_timeout: Duration = setting(
+        "a client that takes nothing for so long is cut off", Duration(60.0)
+    )
+    drain_timeout: Duration = setting("how long streams may go on after SIGTERM", Duration(600.0))
+    trusted_proxies: tuple[Cidr, ...] = setting("networks whose X-Forwarded-For is believed", ())
+    proxy_protocol: bool = setting(
+        "HAProxy's PROXY protocol in front", False, only=(False,), later="the PROXY protocol"
+    )
+    tls: ServerTls = setting("TLS on the listeners", factory=ServerTls)
+    cors: Cors = setting("cross-origin requests", factory=Cors)
+
+
+@attrs.frozen(kw_only=True)
+class BackendTls:
+    """``backends[].tls``: how the backend's certificate is checked, and our own shown."""
+
+    verify: bool = setting("check the certificate and its name", True)
+    ca_file: str = setting("trust these CAs instead of the system's, PEM", "")
+    cert_file: str = setting("client certificate, PEM", "")
+    key_file: str = setting("client key, PEM; empty: in cert_file", "")
+    server_name: str = setting("name to ask for and check; empty: the URL's host", "")
+
+
+@attrs.frozen(kw_only=True)
+class Backend:
+    """``backends[]``: one inference server."""
+
+    name: str = setting("unique; seen in logs and on /ready")
+    url: str = setting(
+        'http:// or https://, a path prefix is kept; "demo:" is the built-in stand-in'
+    )
+    weight: int = setting("share of the traffic", 1, minimum=1)
+    models: tuple[str, ...] = setting(
+        "names (globs) that it serves; empty: what its own GET /v1/models says, else any", ()
+    )
+    api_key: Secret = setting("sent as Bearer", Secret(""), secret=True)
+    api_key_file: str = setting("file to read api_key from", "")
+    headers: Mapping[str, str] = setting("further headers to send", factory=dict, secret=True)
+    max_concurrent: int = setting(
+        "requests at once, 0: no cap", 0, only=(0,), later="a cap with a fair queue", minimum=0
+    )
+    connect_timeout: Duration = setting("TCP and TLS handshake", Duration(5.0))
+    first_byte_timeout: Duration = setting(
+        "until the answer's head; prefill of a long prompt is slow", Duration(300.0)
+    )
+    stall_timeout: Duration = setting("longest silence between two pieces", Duration(120.0))
+    timeout: Duration = setting("whole request, 0: none", Duration(0.0))
+    inject_usage: bool = setting("ask for usage in streams where the client did not", True)
+    tls: BackendTls = setting("TLS towards the backend", factory=BackendTls)
+
+
+@attrs.frozen(kw_only=True)
+class Model:
+    """``models[]``: one model as clients see it."""
+
+    id: str = setting("the name that clients use")
+    name: str = setting("for humans; empty: the id", "")
+    description: str = setting("for humans", "")
+    upstream_model: str = setting("name sent to the backend; empty: the id", "")
+    aliases: tuple[str, ...] = setting("other names that clients may use", ())
+    backends: tuple[str, ...] = setting("names of backends; empty: by backends[].models", ())
+    fallback: tuple[str, ...] = setting(
+        "models to try when no backend can take it", (), only=((),), later="model fallback"
+    )
+    context: int | None = setting("context window in tokens, published to clients", None, minimum=1)
+    output: int | None = setting("longest answer in tokens, published to clients", None, minimum=1)
+    first_byte_timeout: Duration | None = setting("overrides the backend's", None)
+
+
+@attrs.frozen(kw_only=True)
+class StaticKey:
+    """One key of a static list."""
+
+    key: Secret = setting("the secret that the client sends", Secret(""), secret=True)
+    key_file: str = setting("file to read key from", "")
+    name: str = setting("for humans and logs", "")
+    user_id: str = setting("whose it is", "")
+    status: Literal["active", "disabled"] = setting("a disabled key is answered 403", "active")
+    expires_at: Timestamp | None = setting("the end of its life; null: never", None)
+    allowed_models: tuple[str, ...] = setting("model ids (globs); empty: all", ())
+    allowed_ips: tuple[Cidr, ...] = setting("networks; empty: all", ())
+    denied_ips: tuple[Cidr, ...] = setting("networks; stronger than allowed_ips", ())
+
+
+@attrs.frozen(kw_only=True)
+class StaticProvider:
+    """``auth.pipeline[].static``: keys in the file itself."""
+
+    keys: tuple[StaticKey, ...] = setting("the keys", ())
+
+
+@attrs.frozen(kw_only=True)
+class Provider:
+    """``auth.pipeline[]``: one source of keys."""
+
+    name: str = setting("unique; seen in logs")
+    type: Literal["static", "builtin", "redis", "database", "webhook"] = setting(
+        "the kind of source", only=("static",), later="key stores"
+    )
+    static: StaticProvider = setting("for type static", factory=StaticProvider)
+
+
+@attrs.frozen(kw_only=True)
+class Auth:
+    """``auth``: who may use the gateway."""
+
+    enabled: bool = setting("without it everybody may", True)
+    header_names: tuple[str, ...] = setting(
+        'tried in order, the first non-empty wins; Authorization gives what follows "Bearer "',
+        ("Authorization", "X-API-Key"),
+    )
+    mode: Literal["first_match", "all"] = setting(
+        "how the pipeline's verdicts combine",
+        "first_match",
+        only=("first_match",),
+        later="all providers must agree",
+    )
+    skip_paths: tuple[str, ...] = setting(
+        "local paths served without a key", ("/health", "/ready", "/metrics")
+    )
+    storage: Literal["", "file"] = setting('"file": the keys are the top-level api_keys', "")
+    pipeline: tuple[Provider, ...] = setting("sources of keys, in order", ())
+
+
+@attrs.frozen(kw_only=True)
+class Retry:
+    """``routing.retry``: another try after a failure that the backend provably did not accept."""
+
+    enabled: bool = setting("try again at all", True)
+    max_retries: int = setting("further tries after the first", 2, minimum=0)
+    initial_wait: Duration = setting("before a backend is tried a second time", Duration(0.1))
+    max_wait: Duration = setting("longest of these waits", Duration(2.0))
+    multiplier: float = setting("each wait is so much longer than the last", 2.0, minimum=1)
+
+
+@attrs.frozen(kw_only=True)
+class Routing:
+    """``routing``: which backend takes a request."""
+
+    load_balance: Literal[
+        "round_robin", "weighted", "least_connections", "latency_based", "session_affinity"
+    ] = setting(
+        "the strategy",
+        "least_connections",
+        only=("round_robin", "weighted", "least_connections"),
+        later="latency_based and session_affinity",
+    )
+    retry: Retry = setting("tries after a failure", factory=Retry)
+
+
+@attrs.frozen(kw_only=True)
+class HealthCheck:
+    """``health_check``: active checks of every backend."""
+
+    enabled: bool = setting("check at all; without it every backend counts as up", True)
+    interval: Duration = setting("between two checks of a backend", Duration(10.0), minimum=0.01)
+    timeout: Duration = setting("of one check", Duration(5.0), minimum=0.01)
+    path: str = setting("below the backend's URL", "/health")
+    method: Literal["GET", "HEAD"] = setting("of the check", "GET")
+    expected_status: int = setting("what a healthy backend answers", 200, minimum=100)
+    unhealthy_threshold: int = setting("failures in a row that take it out", 3, minimum=1)
+    healthy_threshold: int = setting("successes in a row that bring it back", 2, minimum=1)
+
+
+@attrs.frozen(kw_only=True)
+class LogFile:
+    """``log.file``: for ``output: file``."""
+
+    path: str = setting("the file; appended to", "")
+
+
+@attrs.frozen(kw_only=True)
+class Log:
+    """``log``: the daemon's own log."""
+
+    level: Literal["debug", "info", "warning", "error"] = setting("least severe to write", "info")
+    format: Literal["json", "text"] = setting("one JSON object or one plain line per event", "text")
+    output: Literal["stdout", "stderr", "journal", "file"] = setting(
+        "where to", "stdout", only=("stdout", "stderr", "file"), later="the journal's own protocol"
+    )
+    file: LogFile = setting("for output: file", factory=LogFile)
+
+
+@attrs.frozen(kw_only=True)
+class AccessLog:
+    """``logging.access``: one line per request."""
+
+    enabled: bool = setting("write it", True)
+    format: Literal["combined", "json"] = setting("Apache's combined format, or JSON", "combined")
+    output: Literal["stdout", "stderr", "file"] = setting("where to", "stdout")
+    path: str = setting("for output: file; appended to", "")
+
+
+@attrs.frozen(kw_only=True)
+class Logging:
+    """``logging``: logs of requests."""
+
+    access: AccessLog = setting("one line per request", factory=AccessLog)
+
+
+@attrs.frozen(kw_only=True)
+class Config:
+    """The whole file."""
+
+    server: Server = setting("listeners and limits", factory=Server)
+    backends: tuple[Backend, ...] = setting("the inference servers")
+    models: tuple[Model, ...] = setting("when given, these are the models that clients see", ())
+    auth: Auth = setting("who may use the gateway", factory=Auth)
+    api_keys: tuple[StaticKey, ...] = setting("the short form: keys with auth.storage: file", ())
+    routing: Routing = setting("which backend takes a request", factory=Routing)
+    health_check: HealthCheck = setting("active checks", factory=HealthCheck)
+    log: Log = setting("the daemon's own log", factory=Log)
+    logging: Logging = setting("logs of requests", factory=Logging)
+
+
+LATER_SECTIONS: Mapping[str, str] = {
+    "rate_limit": "rate and concurrency limits",
+    "usage": "usage reporters",
+    "storage": "databases and caches",
+    "admin": "the admin API",
+    "metrics": "Prometheus metrics",
+    "monitoring": "alerts on long streams",
+    "discovery": "service discovery",
+    "hooks": "hooks",
+}
+"""Top-level sections of the contract that this version refuses as "not available yet"."""
+
+LATER_KEYS: Mapping[type, Mapping[str, str]] = {
+    ServerTls: {
+        "certificates": "certificates chosen by SNI",
+        "client_ca_file": "client certificates",
+        "client_auth": "client certificates",
+    },
+    StaticKey: {
+        "total_quota": "quotas",
+        "used_quota": "quotas",
+        "quota_reset_period": "quotas",
+        "rate_limit": "own limits",
+        "metadata": "key metadata",
+    },
+    Provider: {
+        "builtin": "key stores",
+        "redis": "key stores",
+        "database": "key stores",
+        "webhook": "key stores",
+    },
+    Auth: {"status_codes": "own answers for refused keys"},
+    Retry: {"budget": "a retry budget"},
+    Routing: {"breaker": "circuit breakers", "queue": "queues", "fallback": "model fallback"},
+    Logging: {"request": "a log of request bodies"},
+}
+"""Keys of the contract, by the class that will hold them, that are refused likewise."""

@@ -1,0 +1,95 @@
+"""Listeners: ``server.listen`` as Twisted endpoints, and their opening and closing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.endpoints import quoteStringArgument, serverFromString
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.logger import Logger
+
+from llmproxy.errors import LLMProxyError
+
+BACKLOG = 4096
+
+
+class CannotListen(LLMProxyError):
+    """An address cannot be listened on; the message says which and why, in one line."""
+
+
+def endpoint_string(listen: str) -> str:
+    """Translate ``":8000"``, ``"127.0.0.1:8000"`` and ``"[::1]:8000"`` to an endpoint string.
+
+    What is one already stays as it is.
+    """
+    if listen.startswith("["):
+        host, _, port = listen[1:].partition("]:")
+    else:
+        host, _, port = listen.rpartition(":")
+        if listen.count(":") != 1 or not port.isdigit() or not (host == "" or "." in host):
+            return listen
+    text = f"tcp:{port}:backlog={BACKLOG}"
+    return f"{text}:interface={quoteStringArgument(host)}" if host else text
+
+
+class Listeners(Service):
+    """Listens on every configured address with the same factory.
+
+    Args:
+        reactor: Listens.
+        listens: ``server.listen``.
+        factory: Makes the protocol of each connection.
+
+    Attributes:
+        ports: What is listened on now.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, listens: Sequence[str], factory: IProtocolFactory) -> None:
+        self._reactor = reactor
+        self._listens = listens
+        self._factory = factory
+        self.ports: list[IListeningPort] = []
+
+    def __repr__(self) -> str:
+        return f"<Listeners {[str(port.getHost()) for port in self.ports]}>"
+
+    def privilegedStartService(self) -> None:
+        """Listen, while ports below 1024 can still be had.
+
+        Raises:
+            CannotListen: An address is in use, not ours, or makes no sense.
+        """
+        for listen in self._listens:
+            try:
+                endpoint = serverFromString(self._reactor, endpoint_string(listen))
+                opened: Deferred[IListeningPort] = endpoint.listen(self._factory)
+                opened.addCallback(self.ports.append)
+                failures: list[Any] = []
+                opened.addErrback(failures.append)
+                if failures:
+                    failures[0].raiseException()
+            except Exception as error:
+                reason = getattr(error, "socketError", None) or error
+                text = getattr(reason, "strerror", None) or str(reason)
+                raise CannotListen(f"cannot listen on {listen!r}: {text}") from error
+        for port in self.ports:
+            self._log.info("listening on {address}", address=describe(port.getHost()))
+
+    async def close(self) -> None:
+        """Listen no more; connections stay."""
+        ports, self.ports = self.ports, []
+        for port in ports:
+            await maybeDeferred(port.stopListening)
+
+
+def describe(address: Any) -> str:
+    """Write an address as operators do."""
+    host = getattr(address, "host", None)
+    if host is None:
+        return str(getattr(address, "name", address))
+    return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"

@@ -1,0 +1,1 @@
+"""Logs: the daemon's own, and one line per request."""

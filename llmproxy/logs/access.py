@@ -1,0 +1,106 @@
+"""The access log: one line per request, in Apache's combined format or as JSON.
+
+It is a reporter: it takes the same record that every other reporter takes. Secrets never reach it,
+because records hold none.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal, TextIO
+
+import attrs
+import msgspec
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from llmproxy.interfaces import IReporter
+from llmproxy.values import UsageRecord
+
+_UNSAFE = {number: f"\\x{number:02x}" for number in (*range(0x20), 0x7F, 0x22, 0x5C)}
+
+
+@implementer(IReporter)
+class AccessLog:
+    """Writes a line for each record.
+
+    Args:
+        file: Where to; flushed after each line.
+        line_format: How.
+    """
+
+    _log = Logger()
+
+    def __init__(self, file: TextIO, line_format: Literal["combined", "json"]) -> None:
+        self._file = file
+        self._encode = json_line if line_format == "json" else combined_line
+        self._failing = False
+
+    def report(self, record: UsageRecord) -> None:
+        """Write a record's line; a full disk costs lines, never a request."""
+        try:
+            self._file.write(self._encode(record))
+            self._file.flush()
+        except (OSError, ValueError) as error:
+            if not self._failing:
+                self._log.error("the access log cannot be written: {error}", error=str(error))
+            self._failing = True
+        else:
+            self._failing = False
+
+
+def combined_line(record: UsageRecord) -> str:
+    """Encode a record in the combined format, with what a gateway adds to it as ``key=value``."""
+    when = datetime.fromtimestamp(record.time).astimezone().strftime("%d/%b/%Y:%H:%M:%S %z")
+    usage = record.usage
+    extras = [
+        f"request_id={record.request_id}",
+        f"model={_safe(record.model) or '-'}",
+        f"backend={record.backend or '-'}",
+        f"outcome={record.outcome}",
+        f"stream={'yes' if record.stream else 'no'}",
+        f"first_byte_ms={_ms(record.first_byte_ms)}",
+        f"duration_ms={_ms(record.duration_ms)}",
+        f"tokens={usage.prompt_tokens}+{usage.completion_tokens}({record.usage_source})",
+    ]
+    if record.finish_reason:
+        extras.append(f"finish_reason={_safe(record.finish_reason)}")
+    if record.tool_calls:
+        calls = ",".join(f"{_safe(name)}:{count}" for name, count in record.tool_calls.items())
+        extras.append(f"tool_calls={calls}")
+    if record.session_id:
+        extras.append(f"session={_safe(record.session_id)}")
+    if record.error_code:
+        extras.append(f"error={record.error_code}")
+    if record.tried:
+        tried = ",".join(f"{one.backend}:{one.error}" for one in record.tried)
+        extras.append(f"tried={tried}")
+    return (
+        f"{record.client_ip or '-'} - {_safe(record.key_name or record.key_id) or '-'} [{when}] "
+        f'"{_quoted(record.method)} {_quoted(record.endpoint)} {record.protocol}" '
+        f"{record.status} {record.bytes_out or '-'} "
+        f'"{_quoted(record.referer) or "-"}" "{_quoted(record.user_agent) or "-"}" '
+        f"{' '.join(extras)}\n"
+    )
+
+
+def json_line(record: UsageRecord) -> str:
+    """Encode a record as one JSON object."""
+    flat = attrs.asdict(record)
+    flat.update(flat.pop("usage"))
+    flat["tool_calls"] = dict(record.tool_calls)
+    return msgspec.json.encode(flat).decode("utf-8") + "\n"
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _quoted(text: str) -> str:
+    """Make a client's text safe between double quotes: no forged lines or fields."""
+    return text.translate(_UNSAFE)
+
+
+def _safe(text: str) -> str:
+    """Make a client's text safe outside quotes as well."""
+    return _quoted(text).replace(" ", "\\x20")

@@ -1,0 +1,1 @@
+"""The data path: one exchange from its head to its one conclusion."""

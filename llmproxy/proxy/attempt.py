@@ -1,0 +1,113 @@
+"""One try: a request to one backend, up to its answer's head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IBodyProducer, IResponse
+
+from llmproxy.errors import FirstByteTimeout, GatewayTimeout
+from llmproxy.interfaces import IBackendLease
+from llmproxy.wire.body_edit import edit_body
+
+
+@attrs.frozen
+class Outbound:
+    """A request as it goes up, whichever backend takes it.
+
+    Attributes:
+        method: The method.
+        target: Path and query, as the client sent them.
+        body: The client's body, byte for byte.
+        model: The name to put in it, or None when it is already right.
+        wants_usage: Whether usage may be asked for in the client's place: a stream of an endpoint
+            that knows ``stream_options``, whose client did not ask itself.
+        first_byte_timeout_s: The model's, overriding the backend's.
+    """
+
+    method: str
+    target: bytes
+    body: bytes = attrs.field(repr=False)
+    model: str | None = None
+    wants_usage: bool = False
+    first_byte_timeout_s: float | None = None
+
+
+class Attempt:
+    """Sends a request to the backend of a lease, and waits for the head under two clocks.
+
+    Args:
+        clock: Of the timeouts.
+        lease: The backend; the caller releases it.
+        outbound: The request.
+        headers: Its fields.
+        make_body: Makes the body's producer.
+
+    Attributes:
+        injected_usage: Whether the backend was asked for usage in the client's place.
+        deadline_s: When the backend's total time is over, on the clock; None: never.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        lease: IBackendLease,
+        outbound: Outbound,
+        headers: Headers,
+        make_body: Any,
+    ) -> None:
+        self._clock = clock
+        self._lease = lease
+        self._outbound = outbound
+        self._headers = headers
+        self._make_body = make_body
+        self._expired = False
+        backend = lease.backend
+        self.injected_usage = outbound.wants_usage and backend.inject_usage
+        self.deadline_s = clock.seconds() + backend.timeout_s if backend.timeout_s else None
+
+    async def head(self) -> IResponse:
+        """Send the request and wait for the head of its answer.
+
+        Cancelling aborts the backend's connection.
+
+        Raises:
+            UpstreamError: As `IUpstreamClient.request` has it.
+            FirstByteTimeout: The head did not come in time.
+            GatewayTimeout: The total time was over before it came.
+        """
+        outbound, backend = self._outbound, self._lease.backend
+        body = outbound.body
+        if outbound.model is not None or self.injected_usage:
+            body = edit_body(body, model=outbound.model, include_usage=self.injected_usage)
+        producer: IBodyProducer = self._make_body(body)
+        wait_s = outbound.first_byte_timeout_s
+        if wait_s is None:
+            wait_s = backend.first_byte_timeout_s
+        total_s = backend.timeout_s
+        limit_s = min((s for s in (wait_s, total_s) if s), default=0.0)
+        answer = self._lease.client.request(
+            outbound.method,
+            backend.url + outbound.target,
+            headers=self._headers,
+            data=producer,
+            unbuffered=True,
+        )
+        timer = self._clock.callLater(limit_s, self._expire, answer) if limit_s else None
+        try:
+            return await answer
+        except CancelledError:
+            if self._expired:
+                raise (FirstByteTimeout if limit_s == wait_s else GatewayTimeout) from None
+            raise
+        finally:
+            if timer is not None and timer.active():
+                timer.cancel()
+
+    def _expire(self, answer: Deferred[IResponse]) -> None:
+        self._expired = True
+        answer.cancel()

@@ -1,0 +1,344 @@
+"""The exchange: one client request, from its head to its one conclusion.
+
+A coroutine for the flow (`Exchange._serve`), plain callbacks for the bytes (`Relay`). The only
+boundary for a retry is "nothing was written to the client yet". However it ends - well, refused,
+broken off, or because the client left - `Exchange._conclude` runs exactly once and gives back all
+that was taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
+
+from llmproxy.errors import (
+    ClientGone,
+    GatewayError,
+    GatewayTimeout,
+    InternalError,
+    NoBackend,
+    RelayBroken,
+    ReusedConnectionDied,
+    UpstreamError,
+)
+from llmproxy.interfaces import IBackendLease, IClientRequest, IReporter, IRouter
+from llmproxy.proxy.admission import Admission, Admitted
+from llmproxy.proxy.answer import answer_error
+from llmproxy.proxy.attempt import Attempt, Outbound
+from llmproxy.proxy.meter import Meter
+from llmproxy.proxy.relay import Relay
+from llmproxy.values import MeterReading, Outcome, TriedBackend, UsageRecord
+from llmproxy.wire.backoff import Backoff
+from llmproxy.wire.fields import Caller, FieldRules
+from llmproxy.wire.request_id import new_id
+from llmproxy.wire.sessions import read_session
+from llmproxy.wire.withhold import UsageWithholder
+
+USAGE_ON_REQUEST = frozenset((b"/v1/chat/completions", b"/v1/completions"))
+"""The paths whose streams tell usage when ``stream_options.include_usage`` asks for it."""
+
+
+@attrs.frozen
+class DataPath:
+    """What every exchange works with.
+
+    Attributes:
+        admission: Lets requests in.
+        router: Chooses backends.
+        rules: Rewrite header fields.
+        backoff: When and how often another try may follow.
+        reporters: Take the records.
+        clock: Of all durations.
+        now: Seconds since the epoch.
+        random_bytes: Gives that many random bytes.
+        make_body: Makes the `IBodyProducer` of a request's body.
+        replaces_cors: Whether our own ``Access-Control-*`` fields replace the backend's.
+        running: The exchanges that have not concluded.
+    """
+
+    admission: Admission
+    router: IRouter
+    rules: FieldRules
+    backoff: Backoff
+    reporters: Sequence[IReporter]
+    clock: IReactorTime
+    now: Callable[[], float]
+    random_bytes: Callable[[int], bytes]
+    make_body: Callable[[bytes], Any]
+    replaces_cors: bool = False
+    running: set[Exchange] = attrs.field(factory=set)
+
+    def begin(self, request: IClientRequest) -> Exchange:
+        """Start an exchange for a request whose head has come."""
+        exchange = Exchange(self, request)
+        self.running.add(exchange)
+        exchange.start()
+        return exchange
+
+
+class Exchange:
+    """One client request.
+
+    States: ``admitting``, ``attempting``, ``relaying``, ``concluded``.
+
+    Attributes:
+        state: One of these.
+        attempts: How many tries were made.
+    """
+
+    _log = Logger()
+
+    def __init__(self, path: DataPath, request: IClientRequest) -> None:
+        self._path = path
+        self._request = request
+        self._admitted = Admitted()
+        self._began_s = path.now()
+        self._lease: IBackendLease | None = None
+        self._backend_name = ""
+        self._tried: list[TriedBackend] = []
+        self._first_attempt_s: float | None = None
+        self._relay: Relay | None = None
+        self._meter: Meter | None = None
+        self._status = 0
+        self._error_code = ""
+        self._answered_bytes = 0
+        self._run: Deferred[None] | None = None
+        self.state = "admitting"
+        self.attempts = 0
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self._request.request_id} {self.state} attempts={self.attempts}>"
+
+    def start(self) -> None:
+        """Run to the end; nothing is raised, all is concluded."""
+        self._run = Deferred.fromCoroutine(self._run_to_end())
+        self._request.on_gone(self._run.cancel)
+
+    async def _run_to_end(self) -> None:
+        outcome: Outcome = "upstream_error"
+        try:
+            await self._serve()
+            outcome = "ok"
+        except (ClientGone, CancelledError):
+            outcome, self._status = "client_abort", 499
+        except RelayBroken as broken:
+            outcome = "timeout" if broken.timeout else "truncated"
+            self._error_code = broken.code
+        except GatewayError as error:
+            outcome = _outcome_of(error)
+            self._answer(error)
+        except Exception:  # noqa: BLE001 - the outermost edge of an exchange
+            self._log.failure("exchange {exchange!r} failed", exchange=self)
+            self._answer(InternalError())
+        finally:
+            self._conclude(outcome)
+
+    async def _serve(self) -> None:
+        path, request, admitted = self._path, self._request, self._admitted
+        await path.admission.admit(request, admitted)
+        self.state = "attempting"
+        attempt, response = await self._attempt_until_head()
+        # The body is not sent again from here on.
+        path.admission.release(admitted)
+        self.state = "relaying"
+        await self._relay_body(attempt, response)
+
+    def _outbound(self) -> Outbound:
+        admitted = self._admitted
+        facts, route = admitted.facts, admitted.route
+        assert facts is not None
+        assert route is not None
+        return Outbound(
+            method=self._request.method.decode("ascii"),
+            target=self._request.uri,
+            body=admitted.body,
+            model=route.upstream_model if route.upstream_model != facts.model else None,
+            wants_usage=(
+                facts.stream
+                and facts.include_usage is not True
+                and self._request.path in USAGE_ON_REQUEST
+            ),
+            first_byte_timeout_s=route.first_byte_timeout_s,
+        )
+
+    async def _attempt_until_head(self) -> tuple[Attempt, IResponse]:
+        """Try backends until one answers, as far as the retry rules go.
+
+        Raises:
+            GatewayError: None did.
+        """
+        path, admitted = self._path, self._admitted
+        route = admitted.route
+        assert route is not None
+        outbound = self._outbound()
+        tried: set[str] = set()
+        failure: GatewayError | None = None
+        waits = 0
+        while True:
+            try:
+                lease = path.router.acquire(route, frozenset(tried))
+            except NoBackend:
+                if failure is None:
+                    raise
+                if not tried:
+                    raise failure from None
+                # All were tried: wait a little, then go round again.
+                await deferLater(path.clock, path.backoff.wait_s(waits), lambda: None)
+                waits += 1
+                tried.clear()
+                continue
+            self._lease, self._backend_name = lease, lease.backend.name
+            self.attempts += 1
+            if self._first_attempt_s is None:
+                self._first_attempt_s = path.clock.seconds()
+            attempt = Attempt(
+                path.clock, lease, outbound, self._upstream_headers(lease), path.make_body
+            )
+            try:
+                return attempt, await attempt.head()
+            except GatewayError as error:
+                self._release()
+                self._tried.append(TriedBackend(lease.backend.name, error.code))
+                failure = error
+                if not error.retryable or not path.backoff.allows(self.attempts):
+                    raise
+                if not isinstance(error, ReusedConnectionDied):
+                    tried.add(lease.backend.name)
+
+    def _upstream_headers(self, lease: IBackendLease) -> Headers:
+        request = self._request
+        caller = Caller(
+            client_ip=request.client_ip,
+            secure=request.secure,
+            host=request.header(b"host"),
+            trusted=request.from_trusted_proxy,
+            peer_ip=request.peer_ip,
+        )
+        headers = Headers()
+        for name, value in self._path.rules.upstream(
+            request.raw_headers,
+            caller,
+            request.request_id.encode("ascii"),
+            lease.backend.headers,
+        ):
+            headers.addRawHeader(name, value)
+        return headers
+
+    async def _relay_body(self, attempt: Attempt, response: IResponse) -> None:
+        path, request = self._path, self._request
+        lease = self._lease
+        assert lease is not None
+        fields = [
+            (name.lower(), value)
+            for name, values in response.headers.getAllRawHeaders()
+            for value in values
+        ]
+        content_type = response.headers.getRawHeaders(b"content-type", [b""])[0]
+        is_stream = content_type.lower().startswith(b"text/event-stream")
+        withholder = UsageWithholder() if attempt.injected_usage and is_stream else None
+        answer = path.rules.downstream(fields, drop_cors=path.replaces_cors)
+        if is_stream:
+            answer.append((b"x-accel-buffering", b"no"))
+        if response.length is not UNKNOWN_LENGTH and withholder is None:
+            answer.append((b"content-length", b"%d" % response.length))
+        self._status = response.code
+        self._meter = Meter(stream=is_stream)
+        self._relay = Relay(
+            request,
+            meter=self._meter,
+            withholder=withholder,
+            clock=path.clock,
+            is_stream=is_stream,
+            stall_timeout_s=lease.backend.stall_timeout_s,
+            deadline_s=attempt.deadline_s,
+        )
+        request.begin(response.code, response.phrase, answer)
+        response.deliverBody(self._relay)
+        await self._relay.finished
+
+    def _answer(self, error: GatewayError) -> None:
+        self._status, self._error_code = error.status, error.code
+        self._answered_bytes = answer_error(self._request, error)
+
+    def _release(self) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.release()
+
+    def _conclude(self, outcome: Outcome) -> None:
+        """Give back what was taken, and report."""
+        assert self.state != "concluded"
+        self.state = "concluded"
+        self._release()
+        self._path.admission.release(self._admitted)
+        self._path.running.discard(self)
+        record = self._record(outcome)
+        for reporter in self._path.reporters:
+            reporter.report(record)
+
+    def _record(self, outcome: Outcome) -> UsageRecord:
+        path, request, admitted, relay = self._path, self._request, self._admitted, self._relay
+        ended_s = path.clock.seconds()
+        reading = MeterReading() if self._meter is None else self._meter.reading(outcome == "ok")
+        first_s = None if relay is None else relay.first_piece_s
+        queued_until_s = self._first_attempt_s
+        session, parent = read_session(request.header)
+        facts, route = admitted.facts, admitted.route
+        return UsageRecord(
+            id=new_id(self._began_s, path.random_bytes(10)),
+            time=self._began_s,
+            request_id=request.request_id,
+            method=request.method.decode("latin-1"),
+            endpoint=request.path.decode("latin-1"),
+            protocol=request.clientproto.decode("latin-1"),
+            key_id=admitted.principal.key_id,
+            key_name=admitted.principal.key_name,
+            user_id=admitted.principal.user_id,
+            model=route.model_id if route else facts.model if facts else "",
+            upstream_model=route.upstream_model if route else "",
+            backend=self._backend_name,
+            stream=facts.stream if facts else False,
+            usage=reading.usage,
+            usage_source=reading.usage_source,
+            outcome=self._seen_outcome(outcome, reading),
+            status=self._status,
+            error_code=self._error_code or ("stream_error" if reading.error else ""),
+            finish_reason=reading.finish_reason,
+            tool_calls=reading.tool_calls,
+            session_id=session,
+            parent_session_id=parent,
+            first_byte_ms=None if first_s is None else (first_s - request.started_s) * 1000,
+            duration_ms=(ended_s - request.started_s) * 1000,
+            queue_ms=0.0 if queued_until_s is None else (queued_until_s - request.started_s) * 1000,
+            attempts=self.attempts,
+            tried=tuple(self._tried),
+            bytes_in=admitted.body_bytes,
+            bytes_out=self._answered_bytes + (0 if relay is None else relay.bytes_out),
+            client_ip=request.client_ip,
+            user_agent=request.header(b"user-agent").decode("latin-1")[:256],
+            referer=request.header(b"referer").decode("latin-1")[:256],
+        )
+
+    def _seen_outcome(self, outcome: Outcome, reading: MeterReading) -> Outcome:
+        """Look through an answer that was relayed well at what it says."""
+        if outcome != "ok":
+            return outcome
+        if reading.error or self._status >= 500:
+            return "upstream_error"
+        return "rejected" if self._status >= 400 else "ok"
+
+
+def _outcome_of(error: GatewayError) -> Outcome:
+    if isinstance(error, GatewayTimeout):
+        return "timeout"
+    if isinstance(error, UpstreamError):
+        return "upstream_error"
+    return "rejected"

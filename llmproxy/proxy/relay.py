@@ -1,0 +1,204 @@
+"""The relay: a backend's body to its client, each piece the moment it comes.
+
+One read is one write; nothing is parsed or re-framed on the way. The meter looks at a piece after
+it was written. The client's transport pauses the relay, the relay pauses the backend's connection.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http import PotentialDataLoss
+from zope.interface import implementer
+
+from llmproxy.errors import BadResponse, GatewayTimeout, RelayBroken
+from llmproxy.interfaces import IClientRequest
+from llmproxy.proxy.meter import Meter
+from llmproxy.wire.api_errors import error_event
+from llmproxy.wire.withhold import UsageWithholder
+
+
+@implementer(IPushProducer)
+class Relay(Protocol):
+    """Receives one body and passes it on.
+
+    States: waiting (for the body's protocol to be connected), relaying, ended.
+
+    Args:
+        request: The client's request; its answer has begun.
+        meter: Sees every piece.
+        withholder: Takes the usage chunk out again that the client did not ask for; or None.
+        clock: Of the timeouts.
+        is_stream: Whether the body is an event stream.
+        stall_timeout_s: Longest silence; 0: no limit.
+        deadline_s: When the total time is over, on the clock; None: never.
+
+    Attributes:
+        finished: Fires when the answer has ended well; fails with `RelayBroken` when it broke off
+            after its first byte (the client has been shown that), with `BadResponse` or
+            `GatewayTimeout` when before. Cancelling it, because the client left, cuts the backend's
+            connection.
+        bytes_out: Bytes of the body given to the client.
+        first_piece_s: When the first piece came, on the clock; None before.
+    """
+
+    def __init__(
+        self,
+        request: IClientRequest,
+        *,
+        meter: Meter,
+        withholder: UsageWithholder | None,
+        clock: IReactorTime,
+        is_stream: bool,
+        stall_timeout_s: float,
+        deadline_s: float | None,
+    ) -> None:
+        self._request = request
+        self._meter = meter
+        self._withholder = withholder
+        self._clock = clock
+        self._is_stream = is_stream
+        self._stall_timeout_s = stall_timeout_s
+        self._deadline_s = deadline_s
+        self._timer: IDelayedCall | None = None
+        self._last_piece_s = clock.seconds()
+        self._paused = False
+        self._ended = False
+        self._timeout_code = ""
+        self._head_sent = False
+        self.finished: Deferred[None] = Deferred(self._cancelled)
+        self.bytes_out = 0
+        self.first_piece_s: float | None = None
+
+    def __repr__(self) -> str:
+        state = "ended" if self._ended else "paused" if self._paused else "relaying"
+        return f"<Relay {state} bytes_out={self.bytes_out}>"
+
+    # the body
+
+    def connectionMade(self) -> None:
+        """The body begins: from now on the client's transport paces it."""
+        self._request.registerProducer(self, True)
+        if self._is_stream:
+            # The client learns at once that the stream is open; a plain answer's head waits for its
+            # body, so that a backend that dies in between is still a clean error.
+            self._head_sent = True
+            self._request.write(b"")
+        self._wake()
+
+    def dataReceived(self, piece: bytes) -> None:
+        """Pass a piece on."""
+        now = self._clock.seconds()
+        self._last_piece_s = now
+        if self.first_piece_s is None:
+            self.first_piece_s = now
+        if self._ended:
+            return
+        out = piece if self._withholder is None else self._withholder.feed(piece)
+        if out:
+            self._head_sent = True
+            self.bytes_out += len(out)
+            self._request.write(out)
+        self._meter.feed(piece)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The body has ended; how, the reason tells."""
+        if self._ended:
+            return
+        self._end()
+        if reason.check(ResponseDone, PotentialDataLoss):
+            rest = b"" if self._withholder is None else self._withholder.end()
+            if rest:
+                self.bytes_out += len(rest)
+                self._request.write(rest)
+            self._request.finish()
+            self.finished.callback(None)
+        else:
+            self._break_off("connection_lost", "The inference server broke off its answer.")
+
+    def _break_off(self, code: str, message: str, *, timeout: bool = False) -> None:
+        if not self._head_sent:
+            self.finished.errback(GatewayTimeout(message) if timeout else BadResponse(message))
+            return
+        farewell = b""
+        if self._is_stream:
+            farewell = error_event(message, code)
+            if not self._at_event_end():
+                farewell = b"\n\n" + farewell  # end the torn event, so that this one can be read
+        self._request.break_off(farewell)
+        self.bytes_out += len(farewell)
+        self.finished.errback(RelayBroken(code, message, timeout=timeout))
+
+    def _at_event_end(self) -> bool:
+        """Whether what the client has so far ends with a whole event."""
+        if self._withholder is not None and self._withholder.holding:
+            return True
+        return self.bytes_out == 0 or self._meter.ends_at_event
+
+    def _end(self) -> None:
+        self._ended = True
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+        self._request.unregisterProducer()
+
+    def _cancelled(self, finished: Deferred[None]) -> None:
+        """The client has left."""
+        del finished
+        if not self._ended:
+            self._end()
+            self._cut()
+
+    def _cut(self) -> None:
+        transport: Any = self.transport
+        if transport is not None:
+            transport.stopProducing()
+
+    # the clocks: one timer, pushed on when it fires, never per piece
+
+    def _wake(self) -> None:
+        """Set the timer to the next moment at which something may be due."""
+        now = self._clock.seconds()
+        due = []
+        if self._deadline_s is not None:
+            if now >= self._deadline_s:
+                self._time_out("timeout", "The inference server did not finish in time.")
+                return
+            due.append(self._deadline_s)
+        if self._stall_timeout_s:
+            # While the client takes nothing, the backend's silence is our own doing.
+            since_s = now if self._paused else self._last_piece_s
+            if now - since_s >= self._stall_timeout_s:
+                self._time_out("stall_timeout", "The inference server fell silent.")
+                return
+            due.append(since_s + self._stall_timeout_s)
+        self._timer = self._clock.callLater(min(due) - now, self._wake) if due else None
+
+    def _time_out(self, code: str, message: str) -> None:
+        self._timer = None
+        self._end()
+        self._cut()
+        self._break_off(code, message, timeout=True)
+
+    # backpressure
+
+    def pauseProducing(self) -> None:
+        """The client takes less than there is."""
+        self._paused = True
+        transport: Any = self.transport
+        transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """The client takes again."""
+        self._paused = False
+        self._last_piece_s = self._clock.seconds()
+        transport: Any = self.transport
+        transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """The client's transport is going away; the exchange hears of it and cancels."""

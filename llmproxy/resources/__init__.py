@@ -1,0 +1,1 @@
+"""The Resource tree: what is served under which path."""

@@ -1,0 +1,243 @@
+"""The parts list: every part of the daemon, made and joined in order by plain constructor calls."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from random import SystemRandom
+from typing import Any, NoReturn, TextIO
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
+
+from llmproxy import __version__
+from llmproxy.auth.credentials import CredentialReader
+from llmproxy.auth.pipeline import from_config
+from llmproxy.backends.demo.server import DemoServer
+from llmproxy.backends.directory import BackendDirectory
+from llmproxy.backends.identity import make_backend
+from llmproxy.backends.model_lists import ModelLists
+from llmproxy.balancing.strategies import make_strategy
+from llmproxy.channel import EdgeLimits
+from llmproxy.config.model import Config
+from llmproxy.errors import GatewayError
+from llmproxy.health.checker import HealthChecker
+from llmproxy.interfaces import IReporter
+from llmproxy.lifecycle import Lifecycle
+from llmproxy.listeners import CannotListen, Listeners
+from llmproxy.logs.access import AccessLog
+from llmproxy.logs.runtime import make_observer
+from llmproxy.proxy.admission import Admission
+from llmproxy.proxy.budget import ByteBudget
+from llmproxy.proxy.exchange import DataPath, Exchange
+from llmproxy.resources.records import record_of, record_of_refusal
+from llmproxy.resources.root import CrossOrigin, make_root
+from llmproxy.site import EdgeRequest, EdgeSite
+from llmproxy.upstream.body import BytesBody
+from llmproxy.upstream.factory import BackendClients
+from llmproxy.values import Backend
+from llmproxy.wire.backoff import Backoff
+from llmproxy.wire.fields import FieldRules
+from llmproxy.wire.forwarded import TrustedProxies
+
+
+class Gateway(MultiService):
+    """The daemon: every part of it, from one configuration.
+
+    Args:
+        config: What it is to do.
+        reactor: The reactor.
+        cannot_start: Called with one line when it cannot listen; does not return.
+
+    Attributes:
+        listeners: What it listens on.
+        directory: Its backends.
+        site: Its client connections.
+        data_path: Its exchanges.
+        lifecycle: Its end.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, config: Config, reactor: Any, cannot_start: Callable[[str], NoReturn]
+    ) -> None:
+        super().__init__()
+        self._cannot_start = cannot_start
+        random = SystemRandom()
+        server, health = config.server, config.health_check
+
+        # The logs.
+        self._observer = make_observer(
+            _open(config.log.output, config.log.file.path), config.log.format, config.log.level
+        )
+        access = config.logging.access
+        access_log = (
+            AccessLog(_open(access.output, access.path), access.format) if access.enabled else None
+        )
+        reporters: list[IReporter] = [] if access_log is None else [access_log]
+
+        # The backends, and the clients for them.
+        demo: DemoServer | None = None
+        clients: dict[str, BackendClients] = {}
+        identities: list[Backend] = []
+        for settings in config.backends:
+            url = None
+            if settings.url == "demo:":
+                if demo is None:
+                    demo = DemoServer(reactor)
+                    demo.setServiceParent(self)
+                url = demo.listen()
+            identity = make_backend(settings, url)
+            identities.append(identity)
+            clients[identity.name] = BackendClients(reactor, identity, settings.tls)
+        self._clients = clients
+        self.directory = BackendDirectory(
+            [(identity, clients[identity.name].gateway) for identity in identities],
+            make_strategy(config.routing.load_balance, random),
+            models=config.models,
+            created=int(time.time()),
+        )
+        ModelLists(
+            identities,
+            client_for=lambda backend: clients[backend.name].checks,
+            publish=self.directory.set_listed,
+            clock=reactor,
+            retry_interval_s=health.interval,
+            timeout_s=health.timeout,
+        ).setServiceParent(self)
+        if health.enabled:
+            HealthChecker(
+                identities,
+                health,
+                client_for=lambda backend: clients[backend.name].checks,
+                sink=self.directory,
+                clock=reactor,
+                random=random,
+            ).setServiceParent(self)
+
+        # Who may come in, and what passes.
+        credentials = CredentialReader(config.auth.header_names)
+        rules = FieldRules(
+            pseudonym=b"llmproxy-" + os.urandom(4).hex().encode("ascii"),
+            credential_names=credentials.header_names_lower,
+        )
+        running: set[Exchange] = set()
+        admission = Admission(
+            authenticator=from_config(
+                config.auth, config.api_keys, secret=os.urandom(32), now=time.time
+            ),
+            read_credential=credentials.read,
+            router=self.directory,
+            rules=rules,
+            budget=ByteBudget(server.max_inflight_bytes),
+            max_body_bytes=server.max_body_size,
+            is_draining=lambda: self.lifecycle.is_draining(),
+        )
+
+        # The data path.
+        retry = config.routing.retry
+        cors = CrossOrigin(server.cors)
+        self.data_path = DataPath(
+            admission=admission,
+            router=self.directory,
+            rules=rules,
+            backoff=Backoff(
+                max_retries=retry.max_retries if retry.enabled else 0,
+                initial_wait_s=retry.initial_wait,
+                max_wait_s=retry.max_wait,
+                multiplier=retry.multiplier,
+            ),
+            reporters=reporters,
+            clock=reactor,
+            now=time.time,
+            random_bytes=os.urandom,
+            make_body=BytesBody,
+            replaces_cors=cors.enabled,
+            running=running,
+        )
+
+        # The edge.
+        def log_request(request: EdgeRequest) -> None:
+            record = record_of(request, time.time(), reactor.seconds())
+            if access_log is not None and record is not None:
+                access_log.report(record)
+
+        def log_refused(error: GatewayError, client_ip: str, request_id: str) -> None:
+            if access_log is not None:
+                access_log.report(record_of_refusal(error, client_ip, request_id, time.time()))
+
+        self.site = EdgeSite(
+            make_root(
+                identify=admission.identify,
+                begin=self.data_path.begin,
+                catalog=self.directory,
+                backends=self.directory,
+                is_draining=lambda: self.lifecycle.is_draining(),
+                cors=cors,
+                open_paths=config.auth.skip_paths,
+            ),
+            reactor=reactor,
+            limits=EdgeLimits(
+                max_header_bytes=server.max_header_bytes,
+                header_timeout_s=server.header_timeout,
+                body_timeout_s=server.body_timeout,
+                idle_timeout_s=server.idle_timeout,
+                write_stall_timeout_s=server.write_stall_timeout,
+            ),
+            max_connections=server.max_connections,
+            trusted_proxies=TrustedProxies(server.trusted_proxies),
+            now=time.time,
+            random_bytes=os.urandom,
+            add_cors=cors.add_to,
+            log_request=log_request,
+            log_refused=log_refused,
+        )
+        self.listeners = Listeners(reactor, server.listen, self.site)
+        self.listeners.setServiceParent(self)
+        self.lifecycle = Lifecycle(
+            reactor,
+            drain_timeout_s=server.drain_timeout,
+            listeners=self.listeners,
+            running=running,
+            close_idle=self.site.close_idle,
+            abort_all=self.site.abort_all,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Gateway {self.listeners!r} {self.directory!r} {self.lifecycle!r}>"
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Join the application, and give it our log observer instead of twistd's own."""
+        if isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self._observer)
+        super().setServiceParent(parent)
+
+    def privilegedStartService(self) -> None:
+        """Listen."""
+        self._log.info("LLMProxy {version} starts", version=__version__)
+        try:
+            super().privilegedStartService()
+        except CannotListen as error:
+            self._cannot_start(str(error))
+
+    def stopService(self) -> Deferred[None]:
+        """Drain, then stop every part; the Deferred fires when all is done."""
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        await self.lifecycle.drain()
+        await maybeDeferred(super().stopService)
+        for clients in self._clients.values():
+            clients.pool.close()
+
+
+def _open(output: str, path: str) -> TextIO:
+    """Open a log's destination."""
+    if output == "file":
+        return open(path, "a", encoding="utf-8")
+    return sys.stderr if output == "stderr" else sys.stdout

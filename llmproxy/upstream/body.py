@@ -1,0 +1,81 @@
+"""The request body on its way up: bytes that are already here, as an `IBodyProducer`."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IConsumer, IPullProducer
+from twisted.web.iweb import IBodyProducer
+from zope.interface import implementer
+
+SLICE_BYTES = 256 * 1024
+
+
+@implementer(IBodyProducer)
+class BytesBody:
+    """A body that is in memory as a whole, and can be sent again by another `BytesBody`.
+
+    A large one is written in slices as the backend takes them, so that it is not held twice.
+
+    Attributes:
+        length: Its size in bytes.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        self.length = len(body)
+        self._body = body
+        self._offset = 0
+        self._consumer: IConsumer | None = None
+        self._done: Deferred[None] | None = None
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        """Write the body; the Deferred fires when the last slice has been handed over.
+
+        Cancelling it stops the writing.
+        """
+        if self.length <= SLICE_BYTES:
+            consumer.write(self._body)
+            return succeed(None)
+        self._consumer = consumer
+        self._done = Deferred(lambda _: self.stopProducing())
+        consumer.registerProducer(_Slices(self), False)
+        return self._done
+
+    def write_slice(self) -> None:
+        """Write the next slice."""
+        consumer, done = self._consumer, self._done
+        if consumer is None or done is None:
+            return
+        piece = self._body[self._offset : self._offset + SLICE_BYTES]
+        self._offset += len(piece)
+        consumer.write(piece)
+        if self._offset >= self.length:
+            self._consumer = self._done = None
+            consumer.unregisterProducer()
+            done.callback(None)
+
+    def stopProducing(self) -> None:
+        """Write no more; the Deferred of `startProducing` will not fire."""
+        consumer, self._consumer = self._consumer, None
+        self._done = None
+        if consumer is not None:
+            consumer.unregisterProducer()
+
+    def pauseProducing(self) -> None:
+        """Nothing to do: slices are pulled."""
+
+    def resumeProducing(self) -> None:
+        """Nothing to do: slices are pulled."""
+
+
+@implementer(IPullProducer)
+class _Slices:
+    """The producer that the consumer asks for more."""
+
+    def __init__(self, body: BytesBody) -> None:
+        self._body = body
+
+    def resumeProducing(self) -> None:
+        self._body.write_slice()
+
+    def stopProducing(self) -> None:
+        self._body.stopProducing()

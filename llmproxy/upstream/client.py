@@ -1,0 +1,50 @@
+"""The treq client of the data path: treq's API, and nothing that a gateway must not do.
+
+Stock `treq.client.HTTPClient` keeps one cookie jar for all (one tenant's cookie would go up with
+another's request), follows redirects, asks for gzip and decodes it, and normalises URLs. This one
+cannot: what it is given goes out, what comes back is what the backend sent.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from treq.client import HTTPClient
+from twisted.internet.defer import Deferred
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
+
+from llmproxy.interfaces import IUpstreamClient
+
+
+@implementer(IUpstreamClient)
+class GatewayClient(HTTPClient):
+    """A treq client without cookies, redirects, decoding, buffering or URL rewriting.
+
+    Args:
+        agent: What it sends with.
+    """
+
+    def __init__(self, agent: IAgent) -> None:
+        super().__init__(agent)
+        self._gateway_agent = agent
+
+    def request(  # type: ignore[override]
+        self,
+        method: str,
+        url: bytes,
+        *,
+        headers: Headers | None = None,
+        data: IBodyProducer | None = None,
+        unbuffered: bool = True,
+        **refused: Any,
+    ) -> Deferred[IResponse]:
+        """Send a request; see `IUpstreamClient.request`.
+
+        Raises:
+            TypeError: An argument of treq's asks for what this client cannot do.
+        """
+        if refused or not unbuffered:
+            raise TypeError(f"the gateway's client does not take {sorted(refused) or 'buffering'}")
+        return self._gateway_agent.request(method.encode("ascii"), url, headers, data)

@@ -1,0 +1,329 @@
+"""One connection to a backend: llhttp reads its answers, one at a time.
+
+It knows HTTP/1.1 and its pool; nothing of models, retries or clients.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import httptools
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseFailed
+from twisted.web.http import PotentialDataLoss
+from twisted.web.iweb import IBodyProducer
+from zope.interface import implementer
+
+from llmproxy.errors import (
+    BadResponse,
+    ConnectFailed,
+    ConnectionDied,
+    ReusedConnectionDied,
+    TlsFailed,
+)
+from llmproxy.upstream.response import UpstreamResponse
+from llmproxy.wire.heads import check_response_head
+
+if TYPE_CHECKING:
+    from llmproxy.upstream.pool import ConnectionPool
+
+MAX_HEAD_BYTES = 64 * 1024
+MAX_FIELDS = 200
+
+
+@implementer(IHandshakeListener)
+class BackendConnection(Protocol):
+    """A connection that carries one request after the other.
+
+    States: ``connecting`` (TCP is up, TLS may not be), ``idle``, ``head`` (a request is out, its
+    answer's head is awaited), ``body``, ``closed``.
+
+    Attributes:
+        ready: Fires when requests can be sent; fails with `TlsFailed`.
+        requests: How many it has carried.
+        keep_alive_s: How long the backend said it keeps an idle connection; None: it did not say.
+    """
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+        self.state = "connecting"
+        self.ready: Deferred[None] = Deferred()
+        self.requests = 0
+        self.keep_alive_s: float | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._answer: Deferred[UpstreamResponse] | None = None
+        self._response: UpstreamResponse | None = None
+        self._method = b""
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._phrase = b""
+        self._head_bytes = 0
+        self._in_trailers = False
+        self._framed = True
+        self._pieces: list[bytes] = []
+        self._complete = False
+        self._reusable = True
+        self._sent = True
+        self._heard = False
+        self._aborted = False
+        self._body: IBodyProducer | None = None
+
+    def __repr__(self) -> str:
+        return f"<BackendConnection {self.state} requests={self.requests}>"
+
+    @property
+    def _transport(self) -> Any:
+        return self.transport
+
+    # the connection
+
+    def connectionMade(self) -> None:
+        """TCP is up; over TLS the handshake comes first."""
+        transport = self._transport
+        set_no_delay = getattr(transport, "setTcpNoDelay", None)
+        if set_no_delay is not None:
+            set_no_delay(True)
+        if not ISSLTransport.providedBy(transport):
+            self._become_ready()
+
+    def handshakeCompleted(self) -> None:
+        """TLS is up."""
+        self._become_ready()
+
+    def _become_ready(self) -> None:
+        self.state = "idle"
+        self.ready.callback(None)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Tell whoever waits; how depends on what came before."""
+        state, self.state = self.state, "closed"
+        self._pool.forget(self)
+        self._stop_body()
+        if state == "connecting":
+            self.ready.errback(
+                TlsFailed() if ISSLTransport.providedBy(self.transport) else ConnectFailed()
+            )
+        elif state == "head":
+            self._fail_head(
+                ReusedConnectionDied()
+                if self.requests > 1 and not self._heard
+                else ConnectionDied()
+            )
+        elif state == "body":
+            assert self._response is not None
+            if self._framed or self._aborted:
+                self._response.body_ended(Failure(ResponseFailed([reason])))
+            else:
+                self._response.body_ended(Failure(PotentialDataLoss()))
+
+    # requests
+
+    def send(
+        self, method: bytes, target: bytes, fields: list[bytes], body: IBodyProducer | None
+    ) -> Deferred[UpstreamResponse]:
+        """Send a request.
+
+        Args:
+            method: The method.
+            target: Path and query.
+            fields: Encoded header lines, Host among them, each with its CR LF; without framing.
+            body: The body; its length must be known.
+
+        Returns:
+            A Deferred of the answer's head. Cancelling it cuts the connection. It fails with
+            `ReusedConnectionDied`, `ConnectionDied` or `BadResponse`.
+        """
+        assert self.state == "idle", self.state
+        self.state = "head"
+        self.requests += 1
+        self._method = method
+        self._heard = self._complete = False
+        self._answer = Deferred(lambda _: self.abort())
+        lines = [b"%s %s HTTP/1.1\r\n" % (method, target), *fields]
+        if body is not None:
+            lines.append(b"Content-Length: %d\r\n\r\n" % (body.length,))
+        elif method in (b"POST", b"PUT", b"PATCH"):
+            lines.append(b"Content-Length: 0\r\n\r\n")
+        else:
+            lines.append(b"\r\n")
+        self._transport.writeSequence(lines)
+        self._transport.resumeProducing()
+        if body is not None:
+            self._sent = False
+            self._body = body
+            body.startProducing(self._transport).addCallback(self._body_sent)
+        return self._answer
+
+    def _body_sent(self, _: object) -> None:
+        self._sent = True
+        self._body = None
+
+    def _stop_body(self) -> None:
+        body, self._body = self._body, None
+        if body is not None:
+            body.stopProducing()
+
+    def pause(self) -> None:
+        """Read no further for now."""
+        if self.state == "body":
+            self._transport.pauseProducing()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self.state == "body":
+            self._transport.resumeProducing()
+
+    def abort(self) -> None:
+        """Cut the connection at once, whatever is under way."""
+        self._aborted = True
+        self._stop_body()
+        self._transport.abortConnection()
+
+    def close(self) -> None:
+        """Close an idle connection."""
+        self._transport.loseConnection()
+
+    # answers
+
+    def dataReceived(self, data: bytes) -> None:
+        """Parse what came; give the receiver all of it at once."""
+        if self.state in ("connecting", "idle"):
+            self.abort()  # a backend that speaks unasked cannot be trusted with a request
+            return
+        self._heard = True
+        if self.state == "head":
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            if not self._complete:
+                self._break()
+                return
+            self._reusable = False
+        if self._response is None and self._head_bytes > MAX_HEAD_BYTES + len(data):
+            self._break()
+            return
+        self._deliver()
+
+    def _break(self) -> None:
+        """What came is no HTTP: end the answer, and the connection with it."""
+        state, self.state = self.state, "closed"
+        self._pool.forget(self)
+        if state == "head":
+            self._fail_head(BadResponse())
+        elif self._response is not None:
+            pieces, self._pieces = self._pieces, []
+            if pieces:
+                self._response.body_received(b"".join(pieces))
+            self._response.body_ended(Failure(ResponseFailed([Failure(BadResponse())])))
+        self.abort()
+
+    def _fail_head(self, error: Exception) -> None:
+        answer, self._answer = self._answer, None
+        if answer is not None and not answer.called:
+            answer.errback(error)
+
+    def _deliver(self) -> None:
+        response = self._response
+        if response is None:
+            return
+        pieces, self._pieces = self._pieces, []
+        if pieces:
+            response.body_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        if self._complete:
+            self._finish(response)
+        elif self.state == "head":
+            # Nobody receives the body yet: no more of it until somebody does.
+            self.state = "body"
+            self._transport.pauseProducing()
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            answer.callback(response)
+
+    def _finish(self, response: UpstreamResponse) -> None:
+        """The answer is complete: the connection goes back, or away."""
+        self._response = None
+        self._fields, self._phrase, self._head_bytes = [], b"", 0
+        self._in_trailers = False
+        if self._reusable and self._sent:
+            self.state = "idle"
+            self._pool.put(self)
+        else:
+            self.state = "closed"
+            self._pool.forget(self)
+            self._stop_body()
+            if self._sent:
+                self._transport.loseConnection()
+            else:
+                self._transport.abortConnection()
+        response.body_ended()
+
+    # llhttp's callbacks
+
+    def on_message_begin(self) -> None:
+        """A message begins; a second one in answer to one request is not ours."""
+        if self._complete:
+            self._reusable = False
+
+    def on_status(self, phrase: bytes) -> None:
+        """Take (a part of) the reason phrase."""
+        if not self._complete:
+            self._phrase += phrase
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field; trailers are dropped."""
+        if self._complete or self._in_trailers:
+            return
+        self._fields.append((name.lower(), value.strip(b" \t")))
+        if len(self._fields) > MAX_FIELDS:
+            raise BadResponse
+
+    def on_headers_complete(self) -> None:
+        """The head is complete: hold it to the rules."""
+        if self._complete:
+            return
+        status = self._parser.get_status_code()
+        version = self._parser.get_http_version()
+        check_response_head(version, status, self._fields)
+        if status < 200:
+            return  # interim: swallowed (RFC 9110, section 15.2)
+        self._in_trailers = True
+        self._framed = status in (204, 304)
+        for name, value in self._fields:
+            if name in (b"content-length", b"transfer-encoding"):
+                self._framed = True
+            elif name == b"keep-alive":
+                self.keep_alive_s = _keep_alive_s(value)
+        major, minor = version.split(".")
+        self._response = UpstreamResponse(
+            self, (b"HTTP", int(major), int(minor)), status, self._phrase, self._fields
+        )
+        if self._method == b"HEAD" and status not in (204, 304):
+            # The parser cannot be told that no body follows: this connection ends here.
+            self._complete, self._reusable = True, False
+
+    def on_body(self, piece: bytes) -> None:
+        """Collect the pieces of this read."""
+        if not self._complete:
+            self._pieces.append(piece)
+
+    def on_message_complete(self) -> None:
+        """The answer is complete, or an interim one is."""
+        if self._complete:
+            return
+        if self._response is None:
+            self._fields, self._phrase = [], b""
+            return
+        self._complete = True
+        self._reusable = self._reusable and self._parser.should_keep_alive()
+
+
+def _keep_alive_s(value: bytes) -> float | None:
+    """Read ``timeout=N`` of a Keep-Alive field, in seconds."""
+    for part in value.lower().split(b","):
+        name, _, number = part.strip().partition(b"=")
+        if name == b"timeout" and number.strip().isdigit():
+            return float(number)
+    return None

@@ -1,0 +1,244 @@
+"""Frozen records that cross floors: what one room tells another.
+
+Pure values: no I/O, no clock, no Twisted. Times are seconds since the epoch (``*_s`` durations are
+seconds, ``*_ms`` milliseconds), sizes are bytes, tokens are the model's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import attrs
+
+UsageSource = Literal["exact", "partial", "estimated", "none"]
+Outcome = Literal["ok", "client_abort", "upstream_error", "truncated", "timeout", "rejected"]
+
+
+@attrs.frozen
+class Principal:
+    """Who a request is for, once its key is known to be good.
+
+    Attributes:
+        key_id: Stable, public id of the key; never the key.
+        key_name: For humans.
+        user_id: Whose key it is.
+        allowed_models: Globs of model ids; empty: all.
+    """
+
+    key_id: str = ""
+    key_name: str = ""
+    user_id: str = ""
+    allowed_models: tuple[str, ...] = ()
+
+
+ANONYMOUS = Principal(key_id="anonymous", key_name="anonymous")
+"""The principal of every request when authentication is off."""
+
+
+@attrs.frozen
+class RequestFacts:
+    """What the gateway reads of a request's body; all else passes unread.
+
+    Attributes:
+        model: The name that the client asked for.
+        stream: Whether it asked for a stream.
+        include_usage: ``stream_options.include_usage``; None when absent or null.
+        max_tokens: The longest answer it asked for, in tokens; None when absent.
+    """
+
+    model: str
+    stream: bool = False
+    include_usage: bool | None = None
+    max_tokens: int | None = None
+
+
+@attrs.frozen
+class ModelCard:
+    """A model as ``/v1/models`` shows it.
+
+    Attributes:
+        id: The name that clients use.
+        created: Seconds since the epoch.
+        name: For humans.
+        description: For humans.
+        context: Context window in tokens.
+        output: Longest answer in tokens.
+    """
+
+    id: str
+    created: int
+    name: str = ""
+    description: str = ""
+    context: int | None = None
+    output: int | None = None
+
+
+@attrs.frozen
+class ModelRoute:
+    """Where requests for one model may go.
+
+    Attributes:
+        model_id: The id that limits, permissions and records name; an alias is resolved to it.
+        upstream_model: The name that backends are sent.
+        backends: Names of the backends that it is restricted to; None: all that serve it.
+        first_byte_timeout_s: Overrides the backend's; None: the backend's.
+    """
+
+    model_id: str
+    upstream_model: str
+    backends: frozenset[str] | None = None
+    first_byte_timeout_s: float | None = None
+
+
+@attrs.frozen
+class Backend:
+    """The identity of one backend: what its configuration says, prepared for the data path.
+
+    State (in flight, health) lives elsewhere, so that it survives a reload.
+
+    Attributes:
+        name: Unique name.
+        url: Origin and path prefix, no trailing slash: ``b"http://127.0.0.1:8001/prefix"``.
+        host: The ``Host`` field's value.
+        weight: Share of the traffic, at least 1.
+        models: Globs of the models that it serves; empty: by its own list.
+        headers: Further fields to send, the backend's own credentials among them.
+        connect_timeout_s: TCP and TLS handshake.
+        first_byte_timeout_s: Until the answer's head.
+        stall_timeout_s: Longest silence between two pieces.
+        timeout_s: Whole request; 0: none.
+        inject_usage: Whether it may be asked for usage that the client did not ask for.
+    """
+
+    name: str
+    url: bytes
+    host: bytes
+    weight: int = 1
+    models: tuple[str, ...] = ()
+    headers: tuple[tuple[bytes, bytes], ...] = attrs.field(default=(), repr=False)
+    connect_timeout_s: float = 5.0
+    first_byte_timeout_s: float = 300.0
+    stall_timeout_s: float = 120.0
+    timeout_s: float = 0.0
+    inject_usage: bool = True
+
+
+@attrs.frozen
+class Usage:
+    """Tokens of one answer, as the backend counted them.
+
+    Attributes:
+        prompt_tokens: All of the prompt, cached ones included.
+        completion_tokens: All that was generated, reasoning included.
+        total_tokens: Their sum, as reported or added up.
+        cached_tokens: Of the prompt, those served from the prefix cache.
+        reasoning_tokens: Of the completion, those spent on reasoning.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+@attrs.frozen
+class MeterReading:
+    """What the meter saw in one answer.
+
+    Attributes:
+        usage: Token counts; zeros when nothing is known.
+        usage_source: ``exact``: the backend's own; ``partial``: counted from a stream that did not
+            reach its end; ``none``: not known.
+        finish_reason: Of the first choice that has one.
+        tool_calls: Function name -> number of calls.
+        error: The ``error`` object's message or type when the backend reported one mid-stream.
+    """
+
+    usage: Usage = Usage()
+    usage_source: UsageSource = "none"
+    finish_reason: str = ""
+    tool_calls: Mapping[str, int] = attrs.field(factory=dict)
+    error: str = ""
+
+
+@attrs.frozen
+class TriedBackend:
+    """One attempt that did not give the answer.
+
+    Attributes:
+        backend: Its name.
+        error: The error's code, as in the error table.
+    """
+
+    backend: str
+    error: str
+
+
+@attrs.frozen(kw_only=True)
+class UsageRecord:
+    """The one record that every exchange concludes with (the contract's section on metering).
+
+    Attributes:
+        id: Stable, unique; not the request id, which a client may choose.
+        time: When the request began, seconds since the epoch.
+        endpoint: The path that was called.
+        queue_ms: Time before the first attempt.
+        first_byte_ms: From the request's first byte to the first byte of the answer's body; None
+            when there was none.
+        duration_ms: From the request's first byte to its end.
+        attempts: How many backends were tried.
+        tried: Those that failed, in order.
+        error_code: The code of the error that was answered, or that ended the answer.
+    """
+
+    id: str
+    time: float
+    request_id: str
+    method: str = "POST"
+    endpoint: str
+    protocol: str = "HTTP/1.1"
+    key_id: str = ""
+    key_name: str = ""
+    user_id: str = ""
+    model: str = ""
+    upstream_model: str = ""
+    backend: str = ""
+    stream: bool = False
+    usage: Usage = Usage()
+    usage_source: UsageSource = "none"
+    outcome: Outcome
+    status: int
+    error_code: str = ""
+    finish_reason: str = ""
+    tool_calls: Mapping[str, int] = attrs.field(factory=dict)
+    session_id: str = ""
+    parent_session_id: str = ""
+    first_byte_ms: float | None = None
+    duration_ms: float = 0.0
+    queue_ms: float = 0.0
+    attempts: int = 0
+    tried: tuple[TriedBackend, ...] = ()
+    bytes_in: int = 0
+    bytes_out: int = 0
+    client_ip: str = ""
+    user_agent: str = ""
+    referer: str = ""
+
+
+@attrs.frozen
+class BackendStatus:
+    """A backend's state as ``/ready`` shows it.
+
+    Attributes:
+        name: Its name.
+        state: ``up``, ``down`` or ``loading``.
+        in_flight: Requests that it is working on now.
+        reason: What the last failed check said; empty when it is up.
+    """
+
+    name: str
+    state: Literal["up", "down", "loading"]
+    in_flight: int = 0
+    reason: str = ""

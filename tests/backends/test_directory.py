@@ -1,0 +1,398 @@
+"""Tests of `llmproxy.backends.directory`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.web.iweb import IResponse
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from llmproxy.backends.directory import BackendDirectory, BackendState, LeaseReleasedTwice
+from llmproxy.backends.models import ListedModel
+from llmproxy.balancing.round_robin import RoundRobin
+from llmproxy.config.model import Duration, Model
+from llmproxy.errors import ModelNotAllowed, ModelNotFound, NoBackend
+from llmproxy.interfaces import (
+    IBackendLease,
+    IBackendStatuses,
+    ICandidate,
+    IHealthSink,
+    IModelCatalog,
+    IRouter,
+    IStrategy,
+    IUpstreamClient,
+)
+from llmproxy.values import ANONYMOUS, Backend, BackendStatus, ModelCard, ModelRoute, Principal
+
+
+@implementer(IUpstreamClient)
+class Client:
+    """Stands for the client of one backend; nothing is sent here."""
+
+    def request(
+        self,
+        method: str,
+        url: bytes,
+        *,
+        headers: object = None,
+        data: object = None,
+        unbuffered: bool = True,
+    ) -> Deferred[IResponse]:
+        """Send nothing."""
+        raise AssertionError("the directory sends nothing")
+
+
+def backend(name: str, *models: str, weight: int = 1, secret: bytes = b"") -> Backend:
+    """Make an identity with these globs."""
+    headers = ((b"Authorization", secret),) if secret else ()
+    return Backend(
+        name=name,
+        url=b"http://x.test",
+        host=b"x.test",
+        weight=weight,
+        models=models,
+        headers=headers,
+    )
+
+
+def directory(*backends: Backend, models: Sequence[Model] = ()) -> BackendDirectory:
+    """Make a directory that goes round."""
+    return BackendDirectory(
+        [(one, Client()) for one in backends], RoundRobin(), models=models, created=7
+    )
+
+
+def list_of(*names: str, context: int | None = None) -> list[ListedModel]:
+    """Make what a backend lists."""
+    return [ListedModel(name, context) for name in names]
+
+
+def acquired(there: BackendDirectory, route: ModelRoute, *tried: str) -> str:
+    """Acquire a lease and keep it; give the backend's name."""
+    return there.acquire(route, frozenset(tried)).backend.name
+
+
+def in_flight(there: BackendDirectory) -> dict[str, int]:
+    """Count what is out."""
+    return {status.name: status.in_flight for status in there.statuses()}
+
+
+def test_interfaces() -> None:
+    """It is what data path, edge and health checks expect."""
+    there = directory(backend("a"))
+    for interface in (IRouter, IModelCatalog, IBackendStatuses, IHealthSink):
+        assert verifyObject(interface, there)
+    assert verifyObject(IBackendLease, there.acquire(ModelRoute("m", "m"), frozenset()))
+    assert verifyObject(ICandidate, BackendState(backend("a"), Client()))
+
+
+class TestRouteWithConfiguredModels:
+    """With ``models`` given, those are the models, and no others."""
+
+    there = directory(
+        backend("a"),
+        models=[
+            Model(
+                id="big",
+                upstream_model="Org/Big",
+                aliases=("gpt-4",),
+                backends=("a",),
+                first_byte_timeout=Duration(9.0),
+            ),
+            Model(id="small"),
+        ],
+    )
+
+    @pytest.mark.parametrize("name", ["big", "gpt-4"])
+    def test_id_or_alias(self, name: str) -> None:
+        """Both lead to the same route."""
+        assert self.there.route(name, ANONYMOUS) == ModelRoute(
+            "big", "Org/Big", frozenset(("a",)), 9.0
+        )
+
+    @pytest.mark.parametrize("name", ["Org/Big", "other", "", "b*"])
+    def test_others_do_not_exist(self, name: str) -> None:
+        """Also not a name that only backends use."""
+        with pytest.raises(ModelNotFound) as caught:
+            self.there.route(name, ANONYMOUS)
+        assert caught.value.param == "model"
+
+    def test_permission_is_by_id(self) -> None:
+        """An alias is resolved before the key's globs are looked at."""
+        by_id, by_alias = Principal(allowed_models=("b*",)), Principal(allowed_models=("gpt*",))
+        assert self.there.route("gpt-4", by_id).model_id == "big"
+        with pytest.raises(ModelNotAllowed):
+            self.there.route("gpt-4", by_alias)
+        with pytest.raises(ModelNotAllowed):
+            self.there.route("small", by_id)
+
+    def test_not_found_before_not_allowed(self) -> None:
+        """A key that may do nothing still learns that a model does not exist."""
+        with pytest.raises(ModelNotFound):
+            self.there.route("other", Principal(allowed_models=("x",)))
+
+
+class TestRouteWithoutConfiguredModels:
+    """Without ``models``, what backends serve exists."""
+
+    def test_globs(self) -> None:
+        """A name that matches a backend's globs exists under that name."""
+        there = directory(backend("a", "qwen*"), backend("b", "llama"))
+        assert there.route("qwen-7b", ANONYMOUS) == ModelRoute("qwen-7b", "qwen-7b")
+        assert there.route("llama", ANONYMOUS) == ModelRoute("llama", "llama")
+        with pytest.raises(ModelNotFound):
+            there.route("llama-2", ANONYMOUS)
+
+    def test_list(self) -> None:
+        """A list decides once it is known; until then any name may exist."""
+        there = directory(backend("a", "qwen*"), backend("b"))
+        assert there.route("anything", ANONYMOUS).model_id == "anything"
+        there.set_listed("b", list_of("llama"))
+        assert there.route("llama", ANONYMOUS).model_id == "llama"
+        assert there.route("qwen-7b", ANONYMOUS).model_id == "qwen-7b"
+        with pytest.raises(ModelNotFound):
+            there.route("anything", ANONYMOUS)
+
+    def test_globs_outweigh_a_list(self) -> None:
+        """What is configured decides, whatever the backend says."""
+        there = directory(backend("a", "qwen*"))
+        there.set_listed("a", list_of("llama"))
+        with pytest.raises(ModelNotFound):
+            there.route("llama", ANONYMOUS)
+
+    def test_health_plays_no_role(self) -> None:
+        """A model whose only backend is down is not available, but exists."""
+        there = directory(backend("a", "qwen"))
+        there.set_health("a", "down", "refused")
+        route = there.route("qwen", ANONYMOUS)
+        with pytest.raises(NoBackend):
+            there.acquire(route, frozenset())
+
+    def test_permission(self) -> None:
+        """The key's globs count, case and all, and come after existence."""
+        there = directory(backend("a", "qwen*"))
+        key = Principal(allowed_models=("qwen-7b", "qwen-[78]*"))
+        assert there.route("qwen-8b", key).model_id == "qwen-8b"
+        with pytest.raises(ModelNotAllowed):
+            there.route("qwen-9b", key)
+        with pytest.raises(ModelNotFound):
+            there.route("Qwen-8b", key)
+
+
+class TestAcquire:
+    """Who gets the request."""
+
+    def test_serving_backends_only(self) -> None:
+        """Globs, a known list, or no list yet: those three serve."""
+        there = directory(
+            backend("glob", "m*"), backend("listed"), backend("unknown"), backend("other", "x")
+        )
+        there.set_listed("listed", list_of("m1"))
+        names = [acquired(there, ModelRoute("m1", "m1")) for _ in range(6)]
+        assert names == ["glob", "listed", "unknown"] * 2
+        assert [acquired(there, ModelRoute("m2", "m2")) for _ in range(2)] == ["glob", "unknown"]
+
+    def test_by_the_upstream_name(self) -> None:
+        """Backends know a model by the name that they are sent."""
+        there = directory(backend("a", "public"), backend("b", "Org/*"))
+        assert acquired(there, ModelRoute("public", "Org/Big")) == "b"
+
+    def test_restriction(self) -> None:
+        """Backends that a model names are used whatever they list, and no others."""
+        there = directory(backend("a"), backend("b"), backend("c", "x"))
+        there.set_listed("a", list_of("other"))
+        route = ModelRoute("m", "m", frozenset(("a", "c")))
+        assert {acquired(there, route) for _ in range(4)} == {"a", "c"}
+
+    @pytest.mark.parametrize("health", ["down", "loading"])
+    def test_healthy_ones_only(self, health: str) -> None:
+        """Who is down or loading gets nothing, until it is up again."""
+        there = directory(backend("a"), backend("b"))
+        there.set_health("a", health, "why")
+        assert [acquired(there, ModelRoute("m", "m")) for _ in range(2)] == ["b", "b"]
+        there.set_health("a", "up", "")
+        assert acquired(there, ModelRoute("m", "m")) == "a"
+
+    def test_not_the_tried_ones(self) -> None:
+        """Another attempt goes to another backend."""
+        there = directory(backend("a"), backend("b"))
+        assert acquired(there, ModelRoute("m", "m"), "a") == "b"
+        assert acquired(there, ModelRoute("m", "m"), "b", "gone") == "a"
+
+    def test_nobody(self) -> None:
+        """Nobody left is the error that says so, and nothing is counted."""
+        there = directory(backend("a"), backend("b", "x"))
+        with pytest.raises(NoBackend):
+            acquired(there, ModelRoute("m", "m"), "a")
+        assert in_flight(there) == {"a": 0, "b": 0}
+
+    def test_strategy_sees_the_candidates(self) -> None:
+        """The strategy chooses, by name, weight and requests in flight."""
+        seen: list[list[tuple[str, int, int]]] = []
+
+        @implementer(IStrategy)
+        class Last:
+            def choose(self, candidates: Sequence[ICandidate]) -> ICandidate:
+                seen.append([(c.name, c.weight, c.in_flight) for c in candidates])
+                return candidates[-1]
+
+        pairs: list[Any] = [(backend("a"), Client()), (backend("b", weight=3), Client())]
+        there = BackendDirectory(pairs, Last())
+        assert [acquired(there, ModelRoute("m", "m")) for _ in range(2)] == ["b", "b"]
+        assert seen == [[("a", 1, 0), ("b", 3, 0)], [("a", 1, 0), ("b", 3, 1)]]
+
+
+class TestLease:
+    """A lease is counted until it is released, once."""
+
+    def test_counted(self) -> None:
+        """Each lease counts at its own backend."""
+        there = directory(backend("a"), backend("b"))
+        leases = [there.acquire(ModelRoute("m", "m"), frozenset()) for _ in range(3)]
+        assert in_flight(there) == {"a": 2, "b": 1}
+        for lease in leases:
+            lease.release()
+        assert in_flight(there) == {"a": 0, "b": 0}
+
+    def test_released_twice_is_a_bug(self) -> None:
+        """A second release is refused, and changes nothing."""
+        there = directory(backend("a"))
+        lease = there.acquire(ModelRoute("m", "m"), frozenset())
+        there.acquire(ModelRoute("m", "m"), frozenset())
+        lease.release()
+        with pytest.raises(LeaseReleasedTwice, match="'a'"):
+            lease.release()
+        assert in_flight(there) == {"a": 1}
+
+    def test_outlives_a_change_of_health(self) -> None:
+        """A backend that goes down keeps what it has."""
+        there = directory(backend("a"))
+        lease = there.acquire(ModelRoute("m", "m"), frozenset())
+        there.set_health("a", "down", "why")
+        assert in_flight(there) == {"a": 1}
+        lease.release()
+        assert in_flight(there) == {"a": 0}
+
+    def test_identity_and_client(self) -> None:
+        """The lease has what an attempt needs."""
+        identity, client = backend("a"), Client()
+        there = BackendDirectory([(identity, client)], RoundRobin())
+        lease = there.acquire(ModelRoute("m", "m"), frozenset())
+        assert lease.backend is identity
+        assert lease.client is client
+        assert repr(lease) == "<lease of a>"
+        lease.release()
+        assert repr(lease) == "<lease of a (released)>"
+
+
+class TestCards:
+    """What clients see."""
+
+    def test_configured(self) -> None:
+        """Configured models in their order, those that the key may use."""
+        there = directory(
+            backend("a"), models=[Model(id="z", name="Zed", context=100, output=10), Model(id="a")]
+        )
+        there.set_listed("a", list_of("other"))
+        assert there.cards(ANONYMOUS) == [
+            ModelCard(id="z", created=7, name="Zed", context=100, output=10),
+            ModelCard(id="a", created=7, name="a"),
+        ]
+        assert [card.id for card in there.cards(Principal(allowed_models=("a*",)))] == ["a"]
+
+    def test_served(self) -> None:
+        """Plain configured names and listed ones, each once, in order of first appearance."""
+        there = directory(backend("a", "m2", "qwen*", "m1"), backend("b"), backend("c"))
+        assert [card.id for card in there.cards(ANONYMOUS)] == ["m2", "m1"]
+        there.set_listed("b", list_of("m3", "m1", context=512))
+        there.set_listed("c", list_of("m4"))
+        assert there.cards(ANONYMOUS) == [
+            ModelCard(id="m2", created=7),
+            ModelCard(id="m1", created=7, context=512),
+            ModelCard(id="m3", created=7, context=512),
+            ModelCard(id="m4", created=7),
+        ]
+        assert [card.id for card in there.cards(Principal(allowed_models=("m[34]",)))] == [
+            "m3",
+            "m4",
+        ]
+
+    def test_models_of_a_backend_that_is_down_stay(self) -> None:
+        """What is down for a moment does not vanish from the clients' lists."""
+        there = directory(backend("a", "m"))
+        there.set_health("a", "down", "why")
+        assert [card.id for card in there.cards(ANONYMOUS)] == ["m"]
+
+    def test_smallest_context_counts(self) -> None:
+        """A prompt must fit whichever backend it goes to."""
+        there = directory(backend("a"), backend("b"), backend("c"))
+        for name, context in (("a", 1000), ("b", 500), ("c", None)):
+            there.set_listed(name, list_of("m", context=context))
+        assert [card.context for card in there.cards(ANONYMOUS)] == [500]
+
+    def test_context_of_a_configured_model(self) -> None:
+        """What is not configured comes from the lists of the model's own backends."""
+        there = directory(
+            backend("a"),
+            backend("b"),
+            models=[
+                Model(id="own", context=9),
+                Model(id="big", upstream_model="Org/Big", backends=("b",)),
+                Model(id="any", upstream_model="Org/Big"),
+            ],
+        )
+        there.set_listed("a", list_of("Org/Big", "own", context=100))
+        there.set_listed("b", list_of("Org/Big", context=200))
+        assert [(card.id, card.context) for card in there.cards(ANONYMOUS)] == [
+            ("own", 9),
+            ("big", 200),
+            ("any", 100),
+        ]
+
+
+class TestStatuses:
+    """What people and load balancers see."""
+
+    def test_up_at_first(self) -> None:
+        """Before any check everybody is up, in the configuration's order."""
+        assert directory(backend("b"), backend("a")).statuses() == [
+            BackendStatus("b", "up"),
+            BackendStatus("a", "up"),
+        ]
+
+    def test_states(self) -> None:
+        """State and reason as the checks said; no reason when up."""
+        there = directory(backend("a"), backend("b"))
+        there.set_health("a", "down", "refused")
+        there.set_health("b", "loading", "slow disk")
+        assert there.statuses() == [
+            BackendStatus("a", "down", 0, "refused"),
+            BackendStatus("b", "loading", 0, "slow disk"),
+        ]
+        there.set_health("a", "up", "whatever")
+        assert there.statuses()[0] == BackendStatus("a", "up")
+
+    @pytest.mark.parametrize(("name", "state"), [("x", "up"), ("a", "sideways")])
+    def test_unknown_name_or_state(self, name: str, state: str) -> None:
+        """A verdict on nobody, or of no kind, is a bug that shows."""
+        there = directory(backend("a"))
+        with pytest.raises(KeyError):
+            there.set_health(name, state, "")
+        assert there.statuses() == [BackendStatus("a", "up")]
+
+    def test_list_of_nobody(self) -> None:
+        """So is a list of an unknown backend."""
+        with pytest.raises(KeyError):
+            directory(backend("a")).set_listed("x", [])
+
+    def test_repr_shows_state_and_no_secret(self) -> None:
+        """State is for people to see, credentials are not."""
+        there = directory(backend("a", secret=b"sk-up"), backend("b"))
+        acquired(there, ModelRoute("m", "m"))
+        there.set_health("b", "down", "refused")
+        assert repr(there) == "<BackendDirectory a: up, 1 in flight, b: down, 0 in flight>"
+        assert "sk-up" not in repr(BackendState(backend("a", secret=b"sk-up"), Client()))

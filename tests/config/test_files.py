@@ -1,0 +1,144 @@
+"""Tests of `llmproxy.config.files`."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from tests.config.conftest import Load, Problems
+
+PLAIN = "backends: [{name: a, url: 'demo:'}]\nauth: {enabled: false}\n"
+KEY = """\
+backends:
+  - {name: a, url: "https://h", api_key_file: up}
+auth:
+  pipeline:
+    - name: s
+      type: static
+      static:
+        keys:
+          - key_file: /run/key
+          - {key: sk-other}
+"""
+NOT_UTF8 = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+
+def test_secrets_are_read_from_files_without_their_last_newline(load: Load) -> None:
+    """Editors and ``echo`` add one."""
+    config = load(KEY, files={"up": "sk-upstream\r\n", "/run/key": "sk-client\n"})
+    assert config.backends[0].api_key == "sk-upstream"
+    assert [one.key for one in config.auth.pipeline[0].static.keys] == ["sk-client", "sk-other"]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "cannot be read: No such file or directory; want it to hold the secret"),
+        (PermissionError(errno.EACCES, "Permission denied"), "cannot be read: Permission denied"),
+        (NOT_UTF8, "is not UTF-8 text"),
+        (ValueError("embedded null byte"), "is not the name of a file"),
+        ("", "is empty"),
+        ("\n", "is empty"),
+    ],
+)
+def test_a_secret_that_cannot_be_read(
+    problems: Problems, content: str | Exception, expected: str
+) -> None:
+    """Each problem is told once, with the file's name."""
+    (told,) = problems(KEY, files={"up": "sk-upstream", "/run/key": content})
+    assert told.startswith('x.yaml:9: auth.pipeline[0].static.keys[0].key_file: "/run/key" ')
+    assert expected in told
+
+
+def test_a_secret_and_its_file_cannot_both_be_given(problems: Problems) -> None:
+    """Nobody could say which one counts."""
+    text = PLAIN.replace("'demo:'", "'demo:', api_key: s3cret, api_key_file: up")
+    (told,) = problems(text, files={"up": "x"})
+    assert told == (
+        "x.yaml:1: backends[0].api_key_file: is given, and so is backends[0].api_key; "
+        "want one of them"
+    )
+
+
+def test_what_a_key_file_holds_is_checked(problems: Problems) -> None:
+    """At the line of the file's name, and without the key."""
+    (told,) = problems(KEY, files={"up": "sk-upstream", "/run/key": "s3 cret"})
+    assert "keys[0].key_file: holds a key (hidden) with characters" in told
+    (told,) = problems(KEY, files={"up": "two\nlines", "/run/key": "sk-client"})
+    assert "backends[0].api_key_file: has a key (hidden) that no header can carry" in told
+
+
+TLS = "backends: [{{name: a, url: 'https://h', tls: {{{}}}}}]\nauth: {{enabled: false}}\n"
+
+
+def test_certificates_must_be_readable(load: Load, problems: Problems) -> None:
+    """Their paths stay paths."""
+    text = TLS.format("ca_file: ca.pem, cert_file: c.pem, key_file: k.pem")
+    config = load(text, files={"ca.pem": "x", "c.pem": "y", "k.pem": "z"})
+    assert config.backends[0].tls.key_file == "k.pem"
+    told = problems(text, files={"c.pem": "y"})
+    assert told == [
+        'x.yaml:1: backends[0].tls.ca_file: "ca.pem" cannot be read: No such file or directory; '
+        "want a readable PEM file",
+        'x.yaml:1: backends[0].tls.key_file: "k.pem" cannot be read: No such file or directory; '
+        "want a readable PEM file",
+    ]
+
+
+def test_a_client_key_needs_its_certificate(load: Load, problems: Problems) -> None:
+    """A certificate alone may hold its key."""
+    files = {"c.pem": "y", "k.pem": "z"}
+    assert load(TLS.format("cert_file: c.pem"), files=files)
+    (told,) = problems(TLS.format("key_file: k.pem"), files=files)
+    assert told == "x.yaml:1: backends[0].tls.key_file: is given without cert_file; want both"
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"), [("cert_file", "key_file"), ("key_file", "cert_file")]
+)
+def test_certificate_and_key_of_the_server_belong_together(
+    problems: Problems, given: str, wanted: str
+) -> None:
+    """One without the other is a problem."""
+    (told,) = problems(f"{PLAIN}server: {{tls: {{{given}: c.pem}}}}\n", files={"c.pem": "x"})
+    assert told == f"x.yaml:3: server.tls.{given}: is given without {wanted}; want both"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("log: {output: file}", "log.output: is file; want log.file.path with it"),
+        (
+            "log: {output: file, file: {path: /no/x.log}}",
+            'log.file.path: "/no/x.log" is in a directory that does not exist',
+        ),
+        ("log: {output: file, file: {path: /yes}}", 'log.file.path: "/yes" is a directory'),
+        (
+            "logging: {access: {output: file}}",
+            "logging.access.output: is file; want logging.access.path with it",
+        ),
+        (
+            "logging: {access: {output: file, path: no/x.log}}",
+            'logging.access.path: "no/x.log" is in a directory that does not exist',
+        ),
+    ],
+)
+def test_places_of_logs(problems: Problems, text: str, expected: str) -> None:
+    """A log that goes to a file needs one, in a directory that is there."""
+    (told,) = problems(PLAIN + text, directories=(".", "/", "/yes"))
+    assert told.startswith(f"x.yaml:3: {expected}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "log: {output: file, file: {path: x.log}}",
+        "log: {output: file, file: {path: /yes/x.log}}",
+        "log: {file: {path: /no/x.log}}",
+        "logging: {access: {enabled: false, output: file}}",
+    ],
+)
+def test_places_that_are_good_or_not_used(problems: Problems, text: str) -> None:
+    """A path that nothing is written to is not looked at."""
+    assert not problems(PLAIN + text, directories=(".", "/yes"))

@@ -1,0 +1,114 @@
+"""Tests of `llmproxy.config.keys`."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmproxy.config.keys import static_keys
+from tests.config.conftest import Load, Problems
+
+BACKENDS = "backends: [{name: a, url: 'demo:'}]\n"
+PIPELINE = """\
+auth:
+  pipeline:
+    - name: s
+      type: static
+      static:
+        keys:
+"""
+
+
+def keys(*items: str) -> str:
+    """Write a file with these items of a static provider, from line 8 on."""
+    return BACKENDS + PIPELINE + "".join(f"          - {item}\n" for item in items)
+
+
+def test_keys_of_the_pipeline_and_the_short_form(load: Load) -> None:
+    """Both are in force with ``storage: file``, each with its place."""
+    text = keys("key: sk-one", "key: sk-two") + "  storage: file\napi_keys: [{key: sk-three}]\n"
+    found = [(path, key.key) for path, key in static_keys(load(text))]
+    assert found == [
+        (("auth", "pipeline", 0, "static", "keys", 0), "sk-one"),
+        (("auth", "pipeline", 0, "static", "keys", 1), "sk-two"),
+        (("api_keys", 0), "sk-three"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "x.yaml:1: auth.enabled: is true, but there is no key; want one in auth.pipeline"),
+        ("auth: {pipeline: []}\n", "x.yaml:2: auth.enabled: is true, but there is no key"),
+        (
+            "auth: {pipeline: [{name: s, type: static}]}\n",
+            "x.yaml:2: auth.enabled: is true, but there is no key",
+        ),
+        (
+            "auth: {storage: file}\n",
+            "x.yaml:2: auth.storage: is file, but there are no api_keys; want some",
+        ),
+        (
+            "auth: {enabled: false}\napi_keys: [{key: sk-one}]\n",
+            "x.yaml:3: api_keys: are given, but nobody reads them; want auth.storage: file with",
+        ),
+    ],
+)
+def test_there_must_be_a_key(problems: Problems, text: str, expected: str) -> None:
+    """An empty list is a problem, not an open door."""
+    (told,) = problems(BACKENDS + text)
+    assert told.startswith(expected)
+
+
+def test_keys_that_nobody_reads_are_no_keys(problems: Problems) -> None:
+    """Both problems are told: the keys are there, and yet there is none."""
+    told = problems(BACKENDS + "api_keys: [{key: sk-one}]\n")
+    assert [one.split(": ")[1] for one in told] == ["auth.enabled", "api_keys"]
+
+
+def test_without_authentication_no_key_is_needed(load: Load) -> None:
+    """Who says so gets an open door."""
+    assert not load(BACKENDS + "auth: {enabled: false}\n").auth.enabled
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        ("name: alice", "keys[0]: has no key; want key or key_file"),
+        ("key: ''", "keys[0]: has no key; want key or key_file"),
+        ("key: sk-12", "keys[0].key: is a key of 5 characters; want 6 to 4096"),
+        ("key: " + "x" * 4097, "keys[0].key: is a key of 4097 characters; want 6 to 4096"),
+        ("key: 'sk 123456'", "keys[0].key: is a key (hidden) with characters that clients cannot"),
+        ('key: "sk-123456\\n"', "keys[0].key: is a key (hidden) with characters"),
+        ("key: sk-12345ä", "keys[0].key: is a key (hidden) with characters"),
+    ],
+)
+def test_keys_that_cannot_be_used(problems: Problems, item: str, expected: str) -> None:
+    """Too short, too long, or with characters that no client can send."""
+    (told,) = problems(keys(item))
+    assert told.startswith(f"x.yaml:8: auth.pipeline[0].static.{expected}")
+
+
+def test_keys_are_unique_over_all_lists(problems: Problems) -> None:
+    """The first one is named by its place."""
+    text = keys("key: sk-same", "key: sk-same") + "  storage: file\napi_keys: [{key: sk-same}]\n"
+    assert problems(text) == [
+        "x.yaml:9: auth.pipeline[0].static.keys[1].key: is the same key as "
+        "auth.pipeline[0].static.keys[0]",
+        "x.yaml:11: api_keys[0].key: is the same key as auth.pipeline[0].static.keys[0]",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "auth: {pipline: []}",
+        "auth: {pipeline: 5}",
+        "auth: {storage: 5}\napi_keys: [{key: sk-one}]",
+        "auth: {storage: file}\napi_keys: 5",
+        "auth: {storage: file}\napi_keys: [{key: '${NONE}'}]",
+        "atuh: {}",
+    ],
+)
+def test_a_key_that_may_be_there_is_not_missed(problems: Problems, text: str) -> None:
+    """Where its place is broken, only that is told."""
+    assert len(problems(BACKENDS + text)) == 1

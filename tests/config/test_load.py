@@ -1,0 +1,338 @@
+"""Tests of `llmproxy.config.load`: whole files, bad and good, to the line and the words."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmproxy.config.load import load_config, parse_config
+from llmproxy.config.model import Config, Duration
+from llmproxy.errors import ConfigError
+from tests.config.conftest import Load, Problems
+
+GOOD = """\
+server:
+  listen: "127.0.0.1:8000"
+backends:
+  - name: one
+    url: "http://127.0.0.1:8001"
+    weight: 2
+auth:
+  pipeline:
+    - name: static
+      type: static
+      static:
+        keys:
+          - key: sk-123456
+"""
+
+
+def test_a_good_file(load: Load) -> None:
+    """Values as written, defaults for the rest."""
+    config = load(GOOD)
+    assert config.server.listen == ("127.0.0.1:8000",)
+    assert (config.backends[0].name, config.backends[0].weight) == ("one", 2)
+    assert config.auth.pipeline[0].static.keys[0].key == "sk-123456"
+    assert config.health_check.enabled
+    assert "sk-123456" not in repr(config)
+
+
+BAD: list[tuple[str, str, str]] = [
+    # what to replace, with what, and the one problem that this gives
+    (
+        "weight: 2",
+        "weight: heavy",
+        '6: backends[0].weight: "heavy" is not a whole number; want one',
+    ),
+    ("weight: 2", "weight: 0", "6: backends[0].weight: 0 is too small; want at least 1"),
+    ("weight: 2", "weight: 1.5", "6: backends[0].weight: 1.5 is not a whole number"),
+    ("weight: 2", "weight: true", "6: backends[0].weight: true is not a whole number"),
+    ("weight: 2", 'weight: "2"', '6: backends[0].weight: "2" is not a whole number'),
+    ("weight: 2", "weight: 010", '6: backends[0].weight: "010" is not a whole number'),
+    ("weight: 2", "weight:", "6: backends[0].weight: null is not a whole number"),
+    ("weight: 2", "weight: [2]", "6: backends[0].weight: a list is not a whole number"),
+    ("weight: 2", "wieght: 2", '6: backends[0].wieght: is an unknown key; did you mean "weight"?'),
+    ("weight: 2", "timeout: 5 min", '6: backends[0].timeout: "5 min" is not a duration; want a'),
+    ("weight: 2", "timeout: -1", "6: backends[0].timeout: -1 is not a duration"),
+    ("weight: 2", "timeout: .inf", "6: backends[0].timeout: .inf is not a duration"),
+    ("weight: 2", "timeout: true", "6: backends[0].timeout: true is not a duration"),
+    ("weight: 2", "timeout: 1:30", '6: backends[0].timeout: "1:30" is not a duration'),
+    ("weight: 2", "max_concurrent: 8", "6: backends[0].max_concurrent: 8 is not available yet: a"),
+    ("weight: 2", "inject_usage: 'no'", '6: backends[0].inject_usage: "no" is not true or false'),
+    ("weight: 2", "models: qwen", '6: backends[0].models: "qwen" is not a list; want one'),
+    ("weight: 2", "name: two", "6: backends[0].name: is given twice, on lines 4 and 6"),
+    ("weight: 2", "tls: {verify: 0}", "6: backends[0].tls.verify: 0 is not true or false"),
+    ("weight: 2", "headers: {X-A: 5}", "6: backends[0].headers.X-A: a number (hidden) is not text"),
+    ("weight: 2", "headers:\n      X-A: b\n      5: c", "8: backends[0].headers: has a key that"),
+    ("weight: 2", "api_key: ${NONE}", "6: backends[0].api_key: ${NONE} is not set"),
+    ("weight: 2", "api_key: x${", '6: backends[0].api_key: has a "${" that begins no reference'),
+    ("weight: 2", "weight: ${N:-heavy}", '6: backends[0].weight: "heavy" is not a whole number'),
+    ("name: one", "name: 1", '4: backends[0].name: 1 is not text; put it in quotes: "1"'),
+    ("name: one", "name: off", '4: backends[0].name: off is not text; put it in quotes: "off"'),
+    ("name: one", "name: ''", '4: backends[0].name: "" is empty; want a name'),
+    ("- name: one\n    url", "- url", "4: backends[0].name: is missing; want unique;"),
+    (
+        ":8001",
+        ":8001/v1",
+        '5: backends[0].url: "http://127.0.0.1:8001/v1" ends in /v1, but',
+    ),
+    (":8001", ":80011", '5: backends[0].url: "http://127.0.0.1:80011" is not a URL'),
+    ("backends:", "backend:", '3: backend: is an unknown key; did you mean "backends"?'),
+    ("server:", "usage: {}\nserver:", "1: usage: is not available yet: usage reporters"),
+    ("127.0.0.1:8000", "127.0.0.1", '2: server.listen: "127.0.0.1" is not an address to'),
+    (
+        "sk-123456",
+        "12345678",
+        "13: auth.pipeline[0].static.keys[0].key: a number (hidden) is not",
+    ),
+    (
+        "key: sk-123456",
+        "ky: sk-123456",
+        "13: auth.pipeline[0].static.keys[0].ky: is an unknown key;",
+    ),
+    (
+        "type: static",
+        "type: webhook",
+        '10: auth.pipeline[0].type: "webhook" is not available yet:',
+    ),
+    ("type: static", "type: statik", '10: auth.pipeline[0].type: "statik" cannot stand here;'),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), BAD)
+def test_one_mistake_gives_one_problem(
+    problems: Problems, old: str, new: str, expected: str
+) -> None:
+    """With its line, its path, what was seen and what is wanted."""
+    assert old in GOOD
+    told = problems(GOOD.replace(old, new, 1))
+    assert len(told) == 1, told
+    assert told[0].startswith(f"x.yaml:{expected}")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "x.yaml: is empty; want at least backends:"),
+        ("- a\n", "x.yaml:1: is a list, not a mapping; want keys such as backends:"),
+        ("\nhello\n", "x.yaml:2: is a single value, not a mapping; want keys such as backends:"),
+        ("a: [\n", "x.yaml:2: is not YAML: while parsing a flow node"),
+    ],
+)
+def test_files_that_are_no_mapping(problems: Problems, text: str, expected: str) -> None:
+    """There is nothing more to say about them."""
+    (told,) = problems(text)
+    assert told.startswith(expected)
+
+
+def test_all_problems_are_told_at_once(problems: Problems) -> None:
+    """Those of the syntax tree, of types, of files, of names and of what fits together."""
+    text = """\
+server:
+  listen: localhost
+  workers: 8
+backends:
+  - name: one
+    url: ftp://example
+    weight: heavy
+    colour: red
+  - name: one
+    url: "demo:"
+    api_key_file: /run/none
+auth:
+  skip_paths: [/v1/models]
+  pipeline:
+    - name: static
+      type: static
+      static:
+        keys:
+          - key: ${NONE}
+          - key: short
+health_check:
+  path: health
+rate_limit: {}
+"""
+    assert [told.split(": ")[:2] for told in problems(text)] == [
+        ["x.yaml:2", "server.listen"],
+        ["x.yaml:3", "server.workers"],
+        ["x.yaml:6", "backends[0].url"],
+        ["x.yaml:7", "backends[0].weight"],
+        ["x.yaml:8", "backends[0].colour"],
+        ["x.yaml:9", "backends[1].name"],
+        ["x.yaml:11", "backends[1].api_key_file"],
+        ["x.yaml:13", "auth.skip_paths[0]"],
+        ["x.yaml:19", "auth.pipeline[0].static.keys[0].key"],
+        ["x.yaml:20", "auth.pipeline[0].static.keys[1].key"],
+        ["x.yaml:22", "health_check.path"],
+        ["x.yaml:23", "rate_limit"],
+    ]
+
+
+def test_the_environment_fills_any_value(load: Load) -> None:
+    """Texts, numbers, truth values, durations and lists' items; secrets above all."""
+    text = (
+        GOOD.replace("sk-123456", "${KEY}")
+        .replace(
+            "weight: 2", "weight: ${WEIGHT:-3}\n    inject_usage: ${INJECT}\n    timeout: ${T}"
+        )
+        .replace("127.0.0.1:8001", "${HOST}:${PORT:-8001}")
+    )
+    environ = {"KEY": "12345678", "INJECT": "false", "T": "5m", "HOST": "gpu-1"}
+    config = load(text, environ)
+    backend = config.backends[0]
+    assert config.auth.pipeline[0].static.keys[0].key == "12345678"
+    assert (backend.weight, backend.inject_usage, backend.timeout) == (3, False, Duration(300))
+    assert backend.url == "http://gpu-1:8001"
+    assert type(backend.url) is str
+
+
+def test_aliases_and_merges_carry_their_problems(problems: Problems) -> None:
+    """Each place is told, with the line where the value really stands."""
+    text = (
+        "backends:\n"
+        "  - &base {name: a, url: 'demo:', weight: x}\n"
+        "  - <<: *base\n"
+        "    name: b\n"
+        "auth: {enabled: false}\n"
+    )
+    assert [told.partition(": ")[0] for told in problems(text)] == ["x.yaml:2", "x.yaml:2"]
+
+
+def test_load_config_reads_real_files(tmp_path: Path) -> None:
+    """With a byte order mark, secrets in files and logs in directories that are there."""
+    (tmp_path / "key").write_text("sk-from-file\n")
+    text = GOOD.replace("key: sk-123456", f"key_file: {tmp_path}/key")
+    text += f"log: {{output: file, file: {{path: {tmp_path}/x.log}}}}\n"
+    file = tmp_path / "x.yaml"
+    file.write_text(text, "utf-8-sig")
+    config = load_config(str(file), {})
+    assert config.auth.pipeline[0].static.keys[0].key == "sk-from-file"
+    file.write_text(text.replace("/x.log", "/none/x.log"))
+    with pytest.raises(ConfigError, match="directory that does not exist") as caught:
+        load_config(str(file), {})
+    assert [problem.file for problem in caught.value.problems] == [str(file)]
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "words"),
+    [
+        (None, 0, "does not exist; want a YAML file"),
+        (b"a: 1\nb: \xff\n", 2, "is not UTF-8 text"),
+        (b"", 0, "is empty; want at least backends:"),
+        (b"a: b: c\n", 1, "is not YAML: mapping values are not allowed here (column 5)"),
+    ],
+)
+def test_files_that_cannot_be_loaded(
+    tmp_path: Path, content: bytes | None, line: int, words: str
+) -> None:
+    """The file itself is the problem."""
+    file = tmp_path / "x.yaml"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(file), {})
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.line, problem.message) == ("", line, words)
+    assert str(problem).startswith(f"{file}:{line}: " if line else f"{file}: ")
+
+
+def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    """Nor is a name that no file can have, nor one below a file."""
+    (tmp_path / "x").touch()
+    for path, words in (
+        (str(tmp_path), "is a directory"),
+        ("a\0b", "is not the name of a file"),
+        (str(tmp_path / "x" / "y"), "cannot be read: Not a directory"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            load_config(path, {})
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
+    """The system's reason is told."""
+    file = tmp_path / "x.yaml"
+    file.touch(mode=0)
+    with pytest.raises(ConfigError, match="Permission denied"):
+        load_config(str(file), {})
+
+
+def key_paths(cls: type[Any] = Config, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """List the path of every key of the model; ``-`` is the first item of a list."""
+    for name, kind in get_type_hints(cls).items():
+        yield (*above, name)
+        item = next(iter(get_args(kind)), None)
+        if attrs.has(kind):
+            yield from key_paths(kind, (*above, name))
+        elif item is not None and attrs.has(item):
+            yield (*above, name, "-")
+            yield from key_paths(item, (*above, name, "-"))
+
+
+REQUIRED = {
+    "backends": "name: a, url: 'demo:', ",
+    "models": "id: m, ",
+    "pipeline": "name: s, type: static, ",
+}
+BASE = {
+    "backends": "[{name: a, url: 'demo:'}]",
+    "auth": "{enabled: false}",
+}
+
+
+def document(path: tuple[str, ...], value: str) -> str:
+    """Write a file that is good but for one value."""
+    for position in range(len(path) - 1, 0, -1):
+        step, listed = path[position], path[position - 2] if position > 1 else ""
+        if step == "-":
+            value = f"[{value}]"
+        elif path[position - 1] == "-" and f"{step}: " not in REQUIRED.get(listed, ""):
+            value = f"{{{REQUIRED.get(listed, '')}{step}: {value}}}"
+        else:
+            value = f"{{{step}: {value}}}"
+    return "".join(f"{key}: {text}\n" for key, text in {**BASE, path[0]: value}.items())
+
+
+NUMBERS = ["~", "yes", "off", "0", "-1", "0x10", "1.5", ".inf", ".nan", "1e400", "5m", "64MiB"]
+TEXTS = ["x", "static", "file", "/", "demo:", "http://[", "':1'", "10.0.0.1/8", "2030-01-01"]
+REFERENCES = ["'${A}'", "'${'", "'$${x}'", "'x ${A:-y}'"]
+VALUES = st.one_of(
+    st.sampled_from(NUMBERS + TEXTS + REFERENCES),
+    st.sampled_from(["", "{x: y}", "{1: 2}", "{<<: {}}", "&a [*a]", "!!int x", "!x y"]),
+    st.sampled_from(["[]", "{}", "[x]", "[[]]", "[~]", "[{}]", "*a", '"\\0"', '"\\ud800"']),
+    st.just("9" * 400),
+    st.integers().map(str),
+    st.floats().map(str),
+    st.text(max_size=12).map(json.dumps),
+    st.text(max_size=12),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(list(key_paths())), VALUES, st.sampled_from(["", "1", "true", "x y", "5m"]))
+def test_any_value_in_any_place_is_taken_or_told(
+    path: tuple[str, ...], value: str, variable: str
+) -> None:
+    """The loader gives a configuration or says why not; it never breaks."""
+    missing = FileNotFoundError(2, "No such file or directory")
+
+    def read_file(_: str) -> str:
+        raise missing
+
+    config = None
+    told: tuple[object, ...] = ()
+    try:
+        config = parse_config(document(path, value), {"A": variable}, read_file=read_file)
+    except ConfigError as error:
+        told = error.problems
+        str(error).encode()
+    assert isinstance(config, Config) is not bool(told)
+    assert len({str(problem) for problem in told}) == len(told)

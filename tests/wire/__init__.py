@@ -1,0 +1,1 @@
+"""Tests of ``llmproxy.wire``: pure functions and scanners."""
