@@ -28,6 +28,8 @@ from llmproxy.wire.api_errors import reason_phrase
 from llmproxy.wire.forwarded import TrustedProxies
 from llmproxy.wire.request_id import new_id, sane_request_id
 
+SMALL_PIECE_BYTES = 4096
+
 
 @implementer(IClientRequest)
 class EdgeRequest(server.Request):
@@ -39,8 +41,9 @@ class EdgeRequest(server.Request):
     """
 
     _log = Logger()
-    channel: EdgeChannel
+    channel: EdgeChannel  # type: ignore[assignment]
     site: EdgeSite
+    defaultContentType = None  # an answer's type is not for us to guess
 
     def __init__(self, channel: EdgeChannel, site: EdgeSite) -> None:
         super().__init__(channel, queued=False)
@@ -56,7 +59,7 @@ class EdgeRequest(server.Request):
         self._gone: Callable[[], None] | None = None
         self._is_gone = False
         # The body: pieces until somebody reads it, then until it is complete.
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | bytearray] = []
         self._received_bytes = 0
         self._declared_bytes: int | None = None
         self._complete = False
@@ -117,6 +120,11 @@ class EdgeRequest(server.Request):
         """Bytes of the body that nobody has asked for yet."""
         return 0 if self._reader is not None else self._received_bytes
 
+    @property
+    def holds_client_back(self) -> bool:
+        """Whether the client waits for a ``100 Continue`` that nobody has asked us to send."""
+        return self._expects_continue and self._reader is None and not self._received_bytes
+
     def body_piece(self, piece: bytes) -> None:
         """Take a piece of the body."""
         if self._failure is not None:
@@ -128,10 +136,20 @@ class EdgeRequest(server.Request):
             except GatewayError as error:
                 self._fail_reader(error)
                 return
-        self._pieces.append(piece)
+        self._keep(piece)
         if self.channel is not None:
             self.channel.body_moved()
             self.channel.check_unread(self)
+
+    def _keep(self, piece: bytes) -> None:
+        """Keep a piece; small ones together, or each would cost many times its size."""
+        pieces = self._pieces
+        if len(piece) >= SMALL_PIECE_BYTES or not pieces:
+            pieces.append(piece)
+        elif isinstance(pieces[-1], bytearray):
+            pieces[-1] += piece
+        else:
+            pieces.append(bytearray(piece))
 
     def body_complete(self) -> None:
         """The body is wholly in."""
@@ -161,7 +179,8 @@ class EdgeRequest(server.Request):
     def _whole(self) -> bytes:
         pieces, self._pieces = self._pieces, []
         self._taken_bytes = 0  # the reader's from here on
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        first = pieces[0] if len(pieces) == 1 else b""
+        return first if isinstance(first, bytes) and first else b"".join(pieces)
 
     def _account(self) -> None:
         """Hold the body to its limit and take its bytes out of the budget."""
@@ -203,6 +222,7 @@ class EdgeRequest(server.Request):
             self.channel.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         reader: Deferred[bytes] = Deferred(self._reading_cancelled)
         self._reader = reader
+        self.channel.body_moved()
         self.channel.check_unread(self)
         return reader
 
@@ -232,6 +252,7 @@ class EdgeRequest(server.Request):
         """End the answer well."""
         self._gone = None
         if not self._is_gone and not self.finished:
+            self._release()
             super().finish()
 
     def break_off(self, farewell: bytes) -> None:
@@ -240,7 +261,7 @@ class EdgeRequest(server.Request):
         if self._is_gone or self.finished:
             return
         if farewell:
-            super().write(farewell)
+            self.write(farewell)
         # Closing shows the break where chunks or a length frame the body; else only a reset does.
         framed = bool(self.chunked) or self.responseHeaders.hasHeader("content-length")
         channel = self.channel
@@ -267,7 +288,8 @@ class EdgeRequest(server.Request):
     def process(self) -> None:
         """Find the resource and let it answer."""
         self.prepath: list[bytes] = []
-        self.postpath: list[bytes] = self.path[1:].split(b"/")
+        # "*" is the server as a whole: no path below the root.
+        self.postpath: list[bytes] = [] if self.path == b"*" else self.path[1:].split(b"/")
         try:
             resource = self.site.getResourceFor(self)
             self.render(resource)
@@ -284,9 +306,9 @@ class EdgeRequest(server.Request):
 
     def connectionLost(self, reason: Failure) -> None:
         """The client has gone."""
+        self._fail_reader_gone()
         if not self._is_gone:
             self._is_gone = True
-            self._fail_reader_gone()
             gone, self._gone = self._gone, None
             if gone is not None:
                 gone()

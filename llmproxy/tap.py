@@ -64,7 +64,5 @@ def makeService(options: Options) -> IService:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, hurry)
 
-    reactor.addSystemEventTrigger(  # type: ignore[attr-defined]
-        "before", "shutdown", stop_at_second_signal
-    )
+    reactor.addSystemEventTrigger("before", "shutdown", stop_at_second_signal)
     return gateway

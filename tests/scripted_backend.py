@@ -133,7 +133,9 @@ class ScriptedBackend:
         errors: What scripts raised, but for broken connections.
     """
 
-    def __init__(self, script: Script, *, models: tuple[str, ...] = ("m",), raw: bool = False):
+    def __init__(
+        self, script: Script, *, models: tuple[str, ...] = ("m",), raw: bool = False, port: int = 0
+    ) -> None:
         self._script = script
         self._models = models
         self._raw = raw
@@ -141,7 +143,7 @@ class ScriptedBackend:
         self.closed_at: list[float] = []
         self.connections = 0
         self.errors: list[BaseException] = []
-        self._server = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self._server = socket.create_server(("127.0.0.1", port), backlog=512)
         self._open: set[socket.socket] = set()
         self._stopping = False
         self._thread = threading.Thread(target=self._accept, daemon=True)

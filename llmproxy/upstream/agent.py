@@ -6,7 +6,8 @@ adds nothing but Host and the body's length. Foreign exceptions become ours here
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, TypeVar
 
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred
@@ -15,9 +16,10 @@ from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
 from twisted.web.client import URI
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from llmproxy.errors import ConnectFailed, ReusedConnectionDied, TlsFailed
@@ -26,6 +28,19 @@ from llmproxy.upstream.pool import ConnectionPool
 
 NO_TIMEOUT_S = 86400.0
 """What ``connect_timeout: 0`` stands for: the endpoint takes no "none"."""
+
+_TARGET = re.compile(rb"/[\x21\x22\x24-\x7e]*\Z")  # visible ASCII, without "#"
+_T = TypeVar("_T")
+
+_CONNECT_ERRORS = (
+    ConnectError,
+    DNSLookupError,
+    ConnectionClosed,
+    DeferredTimeout,
+    SSL.Error,
+    OSError,
+    ValueError,  # the endpoint's word for a host that is no name
+)
 
 
 @implementer(IAgent)
@@ -81,18 +96,20 @@ class BackendAgent:
         """Send a request; see `IUpstreamClient.request`.
 
         Raises:
-            ValueError: The URI is not of this backend's origin.
+            ValueError: The URI is not of this backend's origin or holds what would end the request
+                line, or the body's length is not known.
         """
         origin = self._origin
-        if not uri.startswith(origin) or uri[len(origin) : len(origin) + 1] != b"/":
-            raise ValueError(f"{uri!r} is not below {origin!r}")
+        target = uri[len(origin) :]
+        if not uri.startswith(origin) or not _TARGET.match(target):
+            raise ValueError(f"{uri!r} is not a path below {origin!r}")
+        if bodyProducer is not None and bodyProducer.length is UNKNOWN_LENGTH:
+            raise ValueError("the body's length must be known")
         lines = [self._host_line]
         if headers is not None:
             for name, values in headers.getAllRawHeaders():
                 lines.extend(b"%s: %s\r\n" % (name, value) for value in values)
-        return Deferred.fromCoroutine(
-            self._request(method, uri[len(origin) :], lines, bodyProducer)
-        )
+        return Deferred.fromCoroutine(self._request(method, target, lines, bodyProducer))
 
     async def _request(
         self, method: bytes, target: bytes, lines: list[bytes], body: IBodyProducer | None
@@ -110,11 +127,15 @@ class BackendAgent:
     async def _connect(self) -> BackendConnection:
         started_s = self._reactor.seconds()
         factory = Factory.forProtocol(lambda: BackendConnection(self._pool))
+        connecting: Deferred[BackendConnection] = _cancelled_as_such(
+            self._endpoint.connect(factory)
+        )
+        if self._connect_timeout_s:
+            # The endpoint's own timeout is per address, and not for the look-up of the name.
+            connecting.addTimeout(self._connect_timeout_s, self._reactor)
         try:
-            connection: BackendConnection = await self._endpoint.connect(factory)
-        except CancelledError:
-            raise
-        except (ConnectError, DNSLookupError, ConnectionClosed, SSL.Error, OSError) as error:
+            connection = await connecting
+        except _CONNECT_ERRORS as error:
             raise ConnectFailed from error
         self._pool.add(connection)
         ready = connection.ready
@@ -130,3 +151,25 @@ class BackendAgent:
             connection.abort()
             raise
         return connection
+
+
+def _cancelled_as_such(connecting: Deferred[_T]) -> Deferred[_T]:
+    """Make a Deferred fail with `CancelledError` when it is cancelled.
+
+    An endpoint's own fails then with `ConnectingCancelledError`, or, while it looks up a name, with
+    the `DNSLookupError` that would stand for an unreachable backend.
+    """
+    given_up = False
+
+    def give_up(_: object) -> None:
+        nonlocal given_up
+        given_up = True
+        connecting.cancel()
+
+    def pass_on(result: _T | Failure) -> None:
+        if not given_up:
+            cleanly.callback(result)
+
+    cleanly: Deferred[_T] = Deferred(give_up)
+    connecting.addBoth(pass_on)
+    return cleanly

@@ -1,0 +1,1 @@
+"""The whole daemon between scripted backends and raw clients, over real loopback sockets."""

@@ -1,0 +1,316 @@
+"""Fakes of what the data path talks to: a client's request, a backend, a router."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
+from zope.interface import implementer
+
+from llmproxy.errors import InvalidApiKey, ModelNotFound, NoBackend
+from llmproxy.interfaces import (
+    IAuthenticator,
+    IBackendLease,
+    IByteBudget,
+    IClientRequest,
+    IReporter,
+    IRouter,
+    IUpstreamClient,
+)
+from llmproxy.values import Backend, ModelRoute, Principal, UsageRecord
+
+KEY = "sk-good"
+
+
+@implementer(IClientRequest)
+class FakeRequest:
+    """A client's request that is wholly in, and a record of how it was answered."""
+
+    def __init__(
+        self,
+        body: bytes = b'{"model": "m"}',
+        *,
+        path: bytes = b"/v1/chat/completions",
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        key: str = KEY,
+    ) -> None:
+        self.method = b"POST"
+        self.path = path
+        self.uri = path
+        self.clientproto = b"HTTP/1.1"
+        self.raw_headers: Sequence[tuple[bytes, bytes]] = (
+            (b"host", b"gateway.test"),
+            (b"authorization", b"Bearer " + key.encode()),
+            *headers,
+        )
+        self.request_id = "req-1"
+        self.client_ip = self.peer_ip = "192.0.2.1"
+        self.from_trusted_proxy = False
+        self.secure = False
+        self.started_s = 0.0
+        self.body: bytes | Deferred[bytes] = body
+        self.budget: IByteBudget | None = None
+        self.status = 0
+        self.headers: dict[bytes, bytes] = {}
+        self.written: list[bytes] = []
+        self.head_sent = False
+        self.finished = False
+        self.broken_off = False
+        self.closes = False
+        self.producer: Any = None
+        self.gone_callback: Callable[[], None] | None = None
+
+    def header(self, name: bytes) -> bytes:
+        """Give a field."""
+        return next((value for field, value in self.raw_headers if field == name), b"")
+
+    def read_body(self, limit_bytes: int, budget: IByteBudget) -> Deferred[bytes]:
+        """Give the body, at once or when the test says."""
+        if isinstance(self.body, Deferred):
+            return self.body
+        assert budget.take(len(self.body))
+        return succeed(self.body)
+
+    def begin(self, status: int, reason: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Note the head."""
+        assert not self.head_sent, "the head is already out"
+        self.status = status
+        self.headers = {name.lower(): value for name, value in headers}
+
+    def write(self, data: bytes) -> None:
+        """Note a piece."""
+        assert self.status, "no head was set"
+        assert not self.finished
+        assert not self.broken_off
+        self.head_sent = True
+        if data:
+            self.written.append(data)
+
+    def finish(self) -> None:
+        """Note the good end."""
+        assert not self.finished
+        assert not self.broken_off
+        assert self.producer is None, "the producer is still attached"
+        self.finished = True
+
+    def refuse_further(self) -> None:
+        """Note that the connection closes."""
+        self.closes = True
+
+    def break_off(self, farewell: bytes) -> None:
+        """Note the bad end."""
+        assert not self.finished
+        assert self.producer is None, "the producer is still attached"
+        if farewell:
+            self.write(farewell)
+        self.broken_off = True
+
+    def on_gone(self, callback: Callable[[], None]) -> None:
+        """Keep the callback for `leave`."""
+        self.gone_callback = callback
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Attach."""
+        assert self.producer is None
+        assert streaming
+        self.producer = producer
+
+    def unregisterProducer(self) -> None:
+        """Detach."""
+        self.producer = None
+
+    def leave(self) -> None:
+        """The client leaves."""
+        assert self.gone_callback is not None
+        self.gone_callback()
+
+    @property
+    def output(self) -> bytes:
+        """All that was written."""
+        return b"".join(self.written)
+
+
+class FakeBodyTransport:
+    """The transport that a response's body comes from."""
+
+    def __init__(self) -> None:
+        self.paused = False
+        self.stopped = False
+
+    def pauseProducing(self) -> None:
+        """Pause."""
+        self.paused = True
+
+    def resumeProducing(self) -> None:
+        """Resume."""
+        self.paused = False
+
+    def stopProducing(self) -> None:
+        """Cut."""
+        self.stopped = True
+
+
+@implementer(IResponse)
+class FakeResponse:
+    """A response whose body the test delivers."""
+
+    version = (b"HTTP", 1, 1)
+    request: Any = None
+    previousResponse: Any = None
+
+    def __init__(
+        self,
+        code: int = 200,
+        headers: dict[bytes, bytes] | None = None,
+        length: Any = UNKNOWN_LENGTH,
+    ) -> None:
+        self.code = code
+        self.phrase = b"Fine"
+        self.headers = Headers()
+        for name, value in (headers or {}).items():
+            self.headers.addRawHeader(name, value)
+        self.length = length
+        self.transport = FakeBodyTransport()
+        self.receiver: Any = None
+
+    def setPreviousResponse(self, response: Any) -> None:
+        """Never called."""
+        raise AssertionError
+
+    def deliverBody(self, protocol: Any) -> None:
+        """Connect the receiver."""
+        self.receiver = protocol
+        protocol.makeConnection(self.transport)
+
+    def piece(self, data: bytes) -> None:
+        """Deliver a piece."""
+        self.receiver.dataReceived(data)
+
+    def end(self, reason: Exception | None = None) -> None:
+        """End the body."""
+        self.receiver.connectionLost(Failure(reason or ResponseDone()))
+
+
+def stream_response(**more: bytes) -> FakeResponse:
+    """Make an event stream's response."""
+    headers = {b"Content-Type": b"text/event-stream"}
+    headers.update({name.replace("_", "-").encode(): value for name, value in more.items()})
+    return FakeResponse(headers=headers)
+
+
+@attrs.define
+class Sent:
+    """One request that reached a `FakeUpstream`."""
+
+    method: str
+    url: bytes
+    headers: Headers
+    body: bytes
+    answer: Deferred[IResponse]
+    cancelled: bool = False
+
+
+@implementer(IUpstreamClient)
+class FakeUpstream:
+    """A client whose requests the test answers."""
+
+    def __init__(self) -> None:
+        self.sent: list[Sent] = []
+
+    def request(
+        self,
+        method: str,
+        url: bytes,
+        *,
+        headers: Any = None,
+        data: Any = None,
+        unbuffered: bool = True,
+    ) -> Deferred[IResponse]:
+        """Note a request."""
+        assert unbuffered
+
+        def cancelled(_: Deferred[IResponse]) -> None:
+            sent.cancelled = True
+
+        sent = Sent(method, url, headers, data, Deferred(cancelled))
+        self.sent.append(sent)
+        return sent.answer
+
+
+@implementer(IBackendLease)
+class FakeLease:
+    """A lease that checks that it is released once."""
+
+    def __init__(self, backend: Backend, client: FakeUpstream) -> None:
+        self.backend = backend
+        self.client = client
+        self.released = 0
+
+    def release(self) -> None:
+        """Release."""
+        self.released += 1
+        assert self.released == 1
+
+
+@implementer(IRouter)
+class FakeRouter:
+    """Backends in a fixed order, each with an upstream of its own."""
+
+    def __init__(self, *backends: Backend) -> None:
+        self.backends = backends or (Backend(name="one", url=b"http://one.test", host=b"one.test"),)
+        self.upstreams = {backend.name: FakeUpstream() for backend in self.backends}
+        self.leases: list[FakeLease] = []
+        self.model_route = ModelRoute(model_id="m", upstream_model="m")
+
+    def route(self, model: str, principal: Principal) -> ModelRoute:
+        """Know one model, and its alias."""
+        if model not in ("m", "alias"):
+            raise ModelNotFound(param="model")
+        return self.model_route
+
+    def acquire(self, route: ModelRoute, tried: frozenset[str]) -> FakeLease:
+        """Give the first that was not tried."""
+        for backend in self.backends:
+            if backend.name not in tried:
+                lease = FakeLease(backend, self.upstreams[backend.name])
+                self.leases.append(lease)
+                return lease
+        raise NoBackend
+
+    @property
+    def in_flight(self) -> int:
+        """Leases that are out."""
+        return sum(not lease.released for lease in self.leases)
+
+
+@implementer(IAuthenticator)
+class FakeAuthenticator:
+    """Knows one key."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+
+    def authenticate(self, credential: str, client_ip: str) -> Deferred[Principal]:
+        """Say who that is."""
+        self.asked.append((credential, client_ip))
+        if credential == KEY:
+            return succeed(Principal(key_id="key-1", key_name="tester", user_id="u1"))
+        return fail(InvalidApiKey())
+
+
+@implementer(IReporter)
+class FakeReporter:
+    """Keeps the records."""
+
+    def __init__(self) -> None:
+        self.records: list[UsageRecord] = []
+
+    def report(self, record: UsageRecord) -> None:
+        """Keep one."""
+        self.records.append(record)

@@ -1,0 +1,63 @@
+"""A data path between a fake client and fake backends, in memory, on a clock of the test's."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+
+from llmproxy.proxy.admission import Admission
+from llmproxy.proxy.budget import ByteBudget
+from llmproxy.proxy.exchange import DataPath, Exchange
+from llmproxy.values import UsageRecord
+from llmproxy.wire.backoff import Backoff
+from llmproxy.wire.fields import FieldRules
+from tests.proxy.fakes import FakeAuthenticator, FakeReporter, FakeRequest, FakeRouter
+
+
+class Rig:
+    """The parts of a data path, joined."""
+
+    def __init__(self, router: FakeRouter | None = None, backoff: Backoff | None = None) -> None:
+        self.clock = Clock()
+        self.router = router or FakeRouter()
+        self.authenticator = FakeAuthenticator()
+        self.reporter = FakeReporter()
+        self.budget = ByteBudget(10_000)
+        self.draining = False
+        rules = FieldRules(
+            pseudonym=b"llmproxy-test",
+            credential_names=frozenset((b"authorization", b"x-api-key")),
+        )
+        self.path = DataPath(
+            admission=Admission(
+                authenticator=self.authenticator,
+                read_credential=lambda header: (
+                    header(b"authorization").removeprefix(b"Bearer ").decode()
+                ),
+                router=self.router,
+                rules=rules,
+                budget=self.budget,
+                max_body_bytes=1000,
+                is_draining=lambda: self.draining,
+            ),
+            router=self.router,
+            rules=rules,
+            backoff=backoff or Backoff(),
+            reporters=[self.reporter],
+            clock=self.clock,
+            now=lambda: 1_700_000_000.0 + self.clock.seconds(),
+            random_bytes=bytes,
+            make_body=lambda body: body,
+        )
+
+    def begin(self, request: FakeRequest) -> Exchange:
+        """Start an exchange."""
+        return self.path.begin(request)
+
+    def conclusion(self) -> UsageRecord:
+        """Give the one record, and see that nothing is left of the exchange."""
+        assert len(self.reporter.records) == 1
+        assert self.path.running == set()
+        assert self.router.in_flight == 0
+        assert self.budget.taken_bytes == 0
+        assert self.clock.getDelayedCalls() == []
+        return self.reporter.records[0]

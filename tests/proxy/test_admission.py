@@ -1,0 +1,80 @@
+"""Admission: the order of its checks, and what is known when one fails."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from llmproxy.errors import (
+    Draining,
+    GatewayError,
+    InvalidApiKey,
+    InvalidJson,
+    LoopDetected,
+    ModelNotFound,
+    UnsupportedEncoding,
+)
+from llmproxy.proxy.admission import Admitted
+from tests.proxy.fakes import FakeRequest
+from tests.proxy.rig import Rig
+
+
+def admit(rig: Rig, request: FakeRequest) -> tuple[Admitted, BaseException | None]:
+    """Run an admission to its end."""
+    admitted = Admitted()
+    results: list[object] = []
+    running = Deferred.fromCoroutine(rig.path.admission.admit(request, admitted))
+    running.addBoth(results.append)
+    (result,) = results
+    return admitted, result.value if isinstance(result, Failure) else None
+
+
+def test_lets_in() -> None:
+    """A good request ends with all that is known of it, its body counted."""
+    rig = Rig()
+    admitted, error = admit(rig, FakeRequest(b'{"model":"alias","stream":true}'))
+    assert error is None
+    assert admitted.principal.key_name == "tester"
+    assert admitted.facts is not None
+    assert admitted.facts.stream
+    assert admitted.route is rig.router.model_route
+    assert rig.budget.taken_bytes == admitted.body_bytes == 31
+    rig.path.admission.release(admitted)
+    rig.path.admission.release(admitted)
+    assert rig.budget.taken_bytes == 0
+    assert admitted.body_bytes == 31
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "reads_body"),
+    [
+        (FakeRequest(b"{", headers=[(b"via", b"1.1 llmproxy-test")]), LoopDetected, False),
+        (FakeRequest(b"{", key="sk-bad"), InvalidApiKey, False),
+        (FakeRequest(b"{", headers=[(b"content-encoding", b"br")]), UnsupportedEncoding, False),
+        (FakeRequest(b"{"), InvalidJson, True),
+        (FakeRequest(b'{"model":"x"}'), ModelNotFound, True),
+    ],
+)
+def test_refuses(request_: FakeRequest, error: type[GatewayError], reads_body: bool) -> None:
+    """Each check comes before what costs more, and no body is read for a stranger."""
+    rig = Rig()
+    admitted, refusal = admit(rig, request_)
+    assert type(refusal) is error
+    assert bool(admitted.body) is reads_body
+
+
+def test_draining_comes_first() -> None:
+    """A draining daemon asks nobody who they are."""
+    rig = Rig()
+    rig.draining = True
+    _, refusal = admit(rig, FakeRequest())
+    assert type(refusal) is Draining
+    assert rig.authenticator.asked == []
+
+
+def test_body_is_not_shown() -> None:
+    """A prompt is in no repr."""
+    rig = Rig()
+    admitted, _ = admit(rig, FakeRequest(b'{"model":"m","prompt":"secret"}'))
+    assert "secret" not in repr(admitted)

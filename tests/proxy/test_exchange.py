@@ -1,0 +1,429 @@
+"""The exchange in memory: every way to its one conclusion."""
+
+from __future__ import annotations
+
+import json
+
+import attrs
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone, ResponseFailed
+
+from llmproxy.errors import (
+    BadResponse,
+    ClientGone,
+    ConnectFailed,
+    ConnectionDied,
+    GatewayError,
+    ReusedConnectionDied,
+)
+from llmproxy.values import Backend, ModelRoute, TriedBackend
+from llmproxy.wire.backoff import Backoff
+from tests.proxy.fakes import FakeRequest, FakeResponse, FakeRouter, Sent, stream_response
+from tests.proxy.rig import Rig
+
+ONE = Backend(name="one", url=b"http://one.test/prefix", host=b"one.test")
+TWO = Backend(name="two", url=b"http://two.test", host=b"two.test")
+
+CHAT = (
+    b'{"id":"x","choices":[{"index":0,"message":{"content":"hi"},"finish_reason":"stop"}],'
+    b'"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}'
+)
+
+
+def sent_to(rig: Rig, name: str = "one") -> Sent:
+    """Give the last request that reached a backend."""
+    return rig.router.upstreams[name].sent[-1]
+
+
+def error_of(request: FakeRequest) -> dict[str, object]:
+    """Give the error that a request was answered with."""
+    error = json.loads(request.output)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return dict(error)
+
+
+def test_plain_answer() -> None:
+    """A plain answer passes with its status, fields and bytes, and is metered."""
+    rig, request = Rig(), FakeRequest()
+    exchange = rig.begin(request)
+    rig.clock.advance(0.5)
+    response = FakeResponse(
+        headers={b"Content-Type": b"application/json", b"X-Engine": b"e", b"Connection": b"x-hop"}
+        | {b"X-Hop": b"1"},
+        length=len(CHAT),
+    )
+    sent_to(rig).answer.callback(response)
+    assert exchange.state == "relaying"
+    assert not request.head_sent
+    rig.clock.advance(0.25)
+    response.piece(CHAT)
+    response.end()
+    assert request.finished
+    assert request.status == 200
+    assert request.output == CHAT
+    assert request.headers[b"x-engine"] == b"e"
+    assert request.headers[b"content-length"] == b"%d" % len(CHAT)
+    assert b"x-hop" not in request.headers
+    record = rig.conclusion()
+    assert record.outcome == "ok"
+    assert record.usage_source == "exact"
+    assert record.usage.total_tokens == 5
+    assert record.finish_reason == "stop"
+    assert (record.key_id, record.user_id, record.backend) == ("key-1", "u1", "one")
+    assert record.first_byte_ms == pytest.approx(750)
+    assert record.bytes_out == len(CHAT)
+    assert repr(exchange).startswith("<Exchange req-1 concluded")
+
+
+def test_request_goes_up_without_the_clients_key() -> None:
+    """The client's credentials stay here; target, body and other fields pass."""
+    router = FakeRouter(attrs.evolve(ONE, headers=((b"Authorization", b"Bearer backend"),)))
+    rig = Rig(router)
+    request = FakeRequest(headers=[(b"x-api-key", b"sk-good"), (b"x-custom", b"1"), (b"te", b"x")])
+    request.uri = b"/v1/chat/completions?a=%20b"
+    rig.begin(request)
+    sent = sent_to(rig)
+    assert sent.url == b"http://one.test/prefix/v1/chat/completions?a=%20b"
+    assert sent.body == b'{"model": "m"}'
+    fields = {name.lower(): values for name, values in sent.headers.getAllRawHeaders()}
+    assert fields[b"authorization"] == [b"Bearer backend"]
+    assert b"x-api-key" not in fields
+    assert b"te" not in fields
+    assert fields[b"x-custom"] == [b"1"]
+    assert fields[b"x-request-id"] == [b"req-1"]
+    assert fields[b"via"] == [b"1.1 llmproxy-test"]
+    assert fields[b"x-forwarded-for"] == [b"192.0.2.1"]
+    assert "sk-good" not in repr(sent.headers)
+    request.leave()
+
+
+def test_stream_without_usage_wish() -> None:
+    """Usage is asked for in the client's place, and its chunk withheld."""
+    rig = Rig()
+    request = FakeRequest(b'{"model":"m","stream":true}')
+    rig.begin(request)
+    assert json.loads(sent_to(rig).body)["stream_options"] == {"include_usage": True}
+    response = stream_response()
+    sent_to(rig).answer.callback(response)
+    assert request.head_sent, "the client learns at once that the stream is open"
+    assert request.headers[b"x-accel-buffering"] == b"no"
+    first = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n'
+    response.piece(first)
+    assert request.output == first
+    response.piece(usage)
+    assert request.output == first
+    response.piece(b"data: [DONE]\n\n")
+    response.end()
+    assert request.output == first + b"data: [DONE]\n\n"
+    assert rig.conclusion().usage_source == "exact"
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        (
+            b'{"model":"m","stream":true,"stream_options":{"include_usage":true}}',
+            b"/v1/completions",
+        ),
+        (b'{"model":"m","stream":true}', b"/v1/responses"),
+        (b'{"model":"m"}', b"/v1/chat/completions"),
+    ],
+)
+def test_body_stays_as_it_was(body: bytes, path: bytes) -> None:
+    """Where nothing needs to be asked for, every byte goes up, and every event comes down."""
+    rig = Rig()
+    request = FakeRequest(body, path=path)
+    rig.begin(request)
+    assert sent_to(rig).body is body
+    response = stream_response()
+    sent_to(rig).answer.callback(response)
+    chunk = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n'
+    response.piece(chunk)
+    response.end()
+    assert request.output == chunk
+    rig.conclusion()
+
+
+def test_backend_that_refuses_the_option() -> None:
+    """``inject_usage: false`` leaves the body alone."""
+    rig = Rig(FakeRouter(attrs.evolve(ONE, inject_usage=False)))
+    request = FakeRequest(b'{"model":"m","stream":true}')
+    rig.begin(request)
+    assert sent_to(rig).body == b'{"model":"m","stream":true}'
+    request.leave()
+
+
+def test_alias_is_rewritten() -> None:
+    """An alias goes up under the name that the backend knows; the record names the model."""
+    rig = Rig()
+    rig.router.model_route = ModelRoute(model_id="m", upstream_model="org/m-v2")
+    request = FakeRequest(b'{ "model" : "alias", "x": 1.50 }')
+    rig.begin(request)
+    assert sent_to(rig).body == b'{ "model" : "org/m-v2", "x": 1.50 }'
+    request.leave()
+    record = rig.conclusion()
+    assert (record.model, record.upstream_model) == ("m", "org/m-v2")
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "code"),
+    [
+        (FakeRequest(key="sk-bad"), 401, "invalid_api_key"),
+        (FakeRequest(b"{"), 400, "invalid_json"),
+        (FakeRequest(b"[]"), 400, "invalid_body"),
+        (FakeRequest(b"{}"), 400, "invalid_body"),
+        (FakeRequest(b'{"model":"nope"}'), 404, "model_not_found"),
+        (
+            FakeRequest(headers=[(b"content-encoding", b"gzip")]),
+            415,
+            "unsupported_content_encoding",
+        ),
+        (FakeRequest(headers=[(b"via", b"1.1 a, 1.1 llmproxy-test")]), 508, "loop_detected"),
+    ],
+)
+def test_refused(request_: FakeRequest, status: int, code: str) -> None:
+    """What may not pass is answered, recorded as rejected, and never reaches a backend."""
+    rig = Rig()
+    rig.begin(request_)
+    assert request_.status == status
+    assert error_of(request_)["code"] == code
+    assert request_.finished
+    record = rig.conclusion()
+    assert (record.outcome, record.status, record.error_code) == ("rejected", status, code)
+    assert rig.router.leases == []
+    assert record.key_id == ("" if status in (401, 508) else "key-1")
+
+
+def test_draining() -> None:
+    """A draining daemon takes nothing new."""
+    rig, request = Rig(), FakeRequest()
+    rig.draining = True
+    rig.begin(request)
+    assert request.status == 503
+    assert request.closes
+    assert request.headers[b"retry-after"] == b"1"
+    assert rig.conclusion().error_code == "draining"
+
+
+@pytest.mark.parametrize("error", [ConnectFailed(), ReusedConnectionDied()])
+def test_retryable_failure_goes_to_another_try(error: GatewayError) -> None:
+    """What provably was not accepted is tried again at once."""
+    rig, request = Rig(FakeRouter(ONE, TWO)), FakeRequest()
+    rig.begin(request)
+    sent_to(rig).answer.errback(error)
+    again = "two" if isinstance(error, ConnectFailed) else "one"
+    sent = sent_to(rig, again)
+    assert sent.body == b'{"model": "m"}'
+    sent.answer.callback(FakeResponse(length=2))
+    response_body(rig, request)
+    record = rig.conclusion()
+    assert record.attempts == 2
+    assert record.backend == again
+    assert record.tried == (TriedBackend("one", error.code),)
+
+
+def response_body(rig: Rig, request: FakeRequest) -> None:
+    """Let the answer that is being relayed end well."""
+    relay = request.producer
+    relay.dataReceived(b"{}")
+    relay.connectionLost(Failure(ResponseDone()))
+    assert request.finished
+
+
+@pytest.mark.parametrize("error", [ConnectionDied(), BadResponse()])
+def test_accepted_request_is_not_sent_twice(error: GatewayError) -> None:
+    """A request that the backend may have begun to work on is never sent again."""
+    rig, request = Rig(FakeRouter(ONE, TWO)), FakeRequest()
+    rig.begin(request)
+    sent_to(rig).answer.errback(error)
+    assert request.status == 502
+    assert error_of(request)["code"] == error.code
+    assert rig.router.upstreams["two"].sent == []
+    assert rig.conclusion().outcome == "upstream_error"
+
+
+def test_all_backends_refuse() -> None:
+    """After all were tried there is a wait and another round, up to max_retries."""
+    rig = Rig(FakeRouter(ONE, TWO), Backoff(max_retries=2, initial_wait_s=0.1))
+    request = FakeRequest()
+    rig.begin(request)
+    sent_to(rig, "one").answer.errback(ConnectFailed())
+    sent_to(rig, "two").answer.errback(ConnectFailed())
+    assert len(rig.router.leases) == 2
+    rig.clock.advance(0.1)
+    assert len(rig.router.leases) == 3
+    sent_to(rig, "one").answer.errback(ConnectFailed())
+    assert request.status == 502
+    assert error_of(request)["code"] == "connect_failed"
+    record = rig.conclusion()
+    assert record.attempts == 3
+    assert [tried.backend for tried in record.tried] == ["one", "two", "one"]
+
+
+def test_no_retries_when_switched_off() -> None:
+    """``retry.enabled: false`` means one try."""
+    rig = Rig(FakeRouter(ONE, TWO), Backoff(max_retries=0))
+    request = FakeRequest()
+    rig.begin(request)
+    sent_to(rig).answer.errback(ConnectFailed())
+    assert request.status == 502
+    assert rig.conclusion().attempts == 1
+
+
+def test_client_leaves_while_its_body_is_read() -> None:
+    """Nothing was sent, nothing is left."""
+    rig, request = Rig(), FakeRequest()
+    body: Deferred[bytes] = Deferred()
+    request.body = body
+    rig.begin(request)
+    body.errback(ClientGone())
+    record = rig.conclusion()
+    assert (record.outcome, record.status) == ("client_abort", 499)
+
+
+def test_client_leaves_before_the_head() -> None:
+    """The backend's request is cancelled at once."""
+    rig, request = Rig(), FakeRequest()
+    rig.begin(request)
+    request.leave()
+    assert sent_to(rig).cancelled
+    assert rig.conclusion().outcome == "client_abort"
+    assert request.written == []
+
+
+def test_client_leaves_in_the_retry_wait() -> None:
+    """The wait ends with the client."""
+    rig, request = Rig(), FakeRequest()
+    rig.begin(request)
+    sent_to(rig).answer.errback(ConnectFailed())
+    assert rig.clock.getDelayedCalls()
+    request.leave()
+    assert rig.conclusion().outcome == "client_abort"
+
+
+def test_client_leaves_mid_stream() -> None:
+    """The backend's connection is cut, and what was streamed is recorded as partial."""
+    rig = Rig()
+    request = FakeRequest(b'{"model":"m","stream":true}')
+    rig.begin(request)
+    response = stream_response()
+    sent_to(rig).answer.callback(response)
+    response.piece(b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n')
+    request.leave()
+    assert response.transport.stopped
+    response.end(ResponseFailed([]))
+    record = rig.conclusion()
+    assert (record.outcome, record.status) == ("client_abort", 499)
+    assert record.usage_source == "partial"
+    assert record.usage.completion_tokens == 1
+
+
+def test_cut_stream_is_shown_as_cut() -> None:
+    """An error event, then the connection is broken off; no invented end."""
+    rig = Rig()
+    request = FakeRequest(b'{"model":"m","stream":true}')
+    rig.begin(request)
+    response = stream_response()
+    sent_to(rig).answer.callback(response)
+    response.piece(b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n')
+    response.end(ResponseFailed([]))
+    assert request.broken_off
+    last = request.output.split(b"\n\n")[-2]
+    assert json.loads(last.removeprefix(b"data: "))["error"]["type"] == "server_error"
+    assert b"[DONE]" not in request.output
+    record = rig.conclusion()
+    assert (record.outcome, record.error_code) == ("truncated", "connection_lost")
+
+
+def test_plain_answer_cut_before_its_first_byte() -> None:
+    """Nothing was sent yet: a clean 502, with nothing of the backend's head in it."""
+    rig, request = Rig(), FakeRequest()
+    rig.begin(request)
+    response = FakeResponse(headers={b"X-Engine": b"e"}, length=100)
+    sent_to(rig).answer.callback(response)
+    response.end(ResponseFailed([]))
+    assert request.status == 502
+    assert b"x-engine" not in request.headers
+    assert error_of(request)["code"] == "bad_response"
+    assert rig.conclusion().outcome == "upstream_error"
+
+
+def test_plain_answer_cut_midway() -> None:
+    """Something was sent: the connection is broken off."""
+    rig, request = Rig(), FakeRequest()
+    rig.begin(request)
+    response = FakeResponse(length=100)
+    sent_to(rig).answer.callback(response)
+    response.piece(b"{")
+    response.end(ResponseFailed([]))
+    assert request.broken_off
+    assert request.output == b"{"
+    assert rig.conclusion().outcome == "truncated"
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(400, "rejected"), (500, "upstream_error")])
+def test_backends_own_errors_pass_unchanged(status: int, outcome: str) -> None:
+    """Status, body and Retry-After are the backend's; there is no second try."""
+    rig, request = Rig(FakeRouter(ONE, TWO)), FakeRequest()
+    rig.begin(request)
+    response = FakeResponse(status, {b"Retry-After": b"7"}, length=4)
+    sent_to(rig).answer.callback(response)
+    response.piece(b"oops")
+    response.end()
+    assert (request.status, request.output) == (status, b"oops")
+    assert request.headers[b"retry-after"] == b"7"
+    assert rig.conclusion().outcome == outcome
+
+
+def test_error_event_of_the_backend() -> None:
+    """A stream that says it failed is not recorded as ok, whatever its status."""
+    rig = Rig()
+    request = FakeRequest(b'{"model":"m","stream":true}')
+    rig.begin(request)
+    response = stream_response()
+    sent_to(rig).answer.callback(response)
+    response.piece(b'data: {"error":{"message":"engine died"}}\n\n')
+    response.end()
+    assert request.finished
+    assert rig.conclusion().outcome == "upstream_error"
+
+
+def test_first_byte_timeout() -> None:
+    """Prefill that takes too long is a 504, and never tried again."""
+    rig = Rig(FakeRouter(attrs.evolve(ONE, first_byte_timeout_s=30.0), TWO))
+    request = FakeRequest()
+    rig.begin(request)
+    rig.clock.advance(30)
+    assert sent_to(rig).cancelled
+    assert request.status == 504
+    assert error_of(request)["code"] == "first_byte_timeout"
+    record = rig.conclusion()
+    assert (record.outcome, record.attempts) == ("timeout", 1)
+
+
+def test_fault_of_our_own() -> None:
+    """A bug is a logged 500 that tells nothing of its inside, and gives everything back."""
+    rig, request = Rig(), FakeRequest()
+
+    def broken(route: object, tried: object) -> object:
+        raise RuntimeError("secret inside")
+
+    rig.router.acquire = broken  # type: ignore[method-assign, assignment]
+    rig.begin(request)
+    assert request.status == 500
+    assert b"secret" not in request.output
+    assert rig.conclusion().error_code == "internal_error"
+
+
+def test_session_is_recorded() -> None:
+    """OpenCode's session and its parent are in the record."""
+    rig = Rig()
+    request = FakeRequest(
+        b"{", headers=[(b"x-session-id", b"ses_1"), (b"x-parent-session-id", b"ses_0")]
+    )
+    rig.begin(request)
+    record = rig.conclusion()
+    assert (record.session_id, record.parent_session_id) == ("ses_1", "ses_0")

@@ -1,0 +1,206 @@
+"""The relay: pieces, ends, clocks and backpressure, in memory."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone, ResponseFailed
+from twisted.web.http import PotentialDataLoss
+
+from llmproxy.errors import BadResponse, GatewayTimeout, RelayBroken
+from llmproxy.proxy.meter import Meter
+from llmproxy.proxy.relay import Relay
+from llmproxy.wire.withhold import UsageWithholder
+from tests.proxy.fakes import FakeBodyTransport, FakeRequest
+
+EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
+
+
+class Relaying:
+    """A relay that has its body, and what became of it."""
+
+    def __init__(
+        self,
+        *,
+        is_stream: bool = True,
+        withholder: UsageWithholder | None = None,
+        stall_timeout_s: float = 120.0,
+        deadline_s: float | None = None,
+    ) -> None:
+        self.clock = Clock()
+        self.request = FakeRequest()
+        self.request.begin(200, b"", ())
+        self.relay = Relay(
+            self.request,
+            meter=Meter(stream=is_stream),
+            withholder=withholder,
+            clock=self.clock,
+            is_stream=is_stream,
+            stall_timeout_s=stall_timeout_s,
+            deadline_s=deadline_s,
+        )
+        self.ends: list[object] = []
+        self.relay.finished.addBoth(self.ends.append)
+        self.transport = FakeBodyTransport()
+        self.relay.makeConnection(self.transport)
+
+    def piece(self, data: bytes) -> None:
+        """A piece comes."""
+        self.relay.dataReceived(data)
+
+    def end(self, reason: Exception | None = None) -> None:
+        """The body ends."""
+        self.relay.connectionLost(Failure(reason or ResponseDone()))
+
+    def failed_with(self, kind: type[Exception]) -> Exception:
+        """Give the error that it ended with."""
+        (failure,) = self.ends
+        assert isinstance(failure, Failure)
+        assert isinstance(failure.value, kind)
+        assert self.clock.getDelayedCalls() == []
+        return failure.value
+
+
+def test_one_piece_is_one_write() -> None:
+    """Each piece is written as the very object that came, at once."""
+    relaying = Relaying()
+    pieces = [EVENT, EVENT[:10], EVENT[10:] + EVENT]
+    for number, piece in enumerate(pieces):
+        relaying.piece(piece)
+        assert relaying.request.written[number] is piece
+    relaying.end()
+    assert relaying.ends == [None]
+    assert relaying.request.finished
+    assert relaying.clock.getDelayedCalls() == []
+    assert relaying.relay.bytes_out == sum(map(len, pieces))
+
+
+def test_body_ended_by_close_is_complete() -> None:
+    """HTTP/1.0's way to end a body is an end."""
+    relaying = Relaying(is_stream=False)
+    relaying.piece(b"{}")
+    relaying.end(PotentialDataLoss())
+    assert relaying.request.finished
+
+
+@pytest.mark.parametrize("chunks", [[EVENT], [EVENT, EVENT[:20]], [EVENT + b": comment"], []])
+def test_cut_stream_ends_with_a_readable_error_event(chunks: list[bytes]) -> None:
+    """However it was torn, the last event is the error, and nothing follows."""
+    relaying = Relaying()
+    for chunk in chunks:
+        relaying.piece(chunk)
+    relaying.end(ResponseFailed([]))
+    events = relaying.request.output.split(b"\n\n")
+    assert events[-1] == b""
+    error = json.loads(events[-2].removeprefix(b"data: "))["error"]
+    assert error["type"] == "server_error"
+    assert relaying.request.broken_off
+    broken = relaying.failed_with(RelayBroken)
+    assert isinstance(broken, RelayBroken)
+    assert not broken.timeout
+
+
+def test_cut_while_the_usage_chunk_is_held() -> None:
+    """What was held of a torn event is dropped: the client never saw its beginning."""
+    relaying = Relaying(withholder=UsageWithholder())
+    relaying.piece(EVENT)
+    relaying.piece(b'data: {"choices":[],"usa')
+    assert relaying.request.output == EVENT
+    relaying.end(ResponseFailed([]))
+    assert relaying.request.output.startswith(EVENT + b'data: {"error"')
+
+
+def test_ten_minutes_with_one_event_every_twenty_seconds() -> None:
+    """A slow stream lives as long as it moves, on one timer."""
+    relaying = Relaying(stall_timeout_s=30)
+    for _ in range(30):
+        relaying.clock.advance(20)
+        relaying.piece(EVENT)
+        assert len(relaying.clock.getDelayedCalls()) == 1
+    relaying.end()
+    assert relaying.request.output == EVENT * 30
+    assert relaying.ends == [None]
+
+
+def test_stalled_stream_ends_as_said() -> None:
+    """Silence for stall_timeout: the backend is cut, the client gets an error event."""
+    relaying = Relaying(stall_timeout_s=30)
+    relaying.clock.advance(20)
+    relaying.piece(EVENT)
+    for _ in range(29):
+        relaying.clock.advance(1)
+    assert relaying.ends == []
+    relaying.clock.advance(1)
+    assert relaying.transport.stopped
+    broken = relaying.failed_with(RelayBroken)
+    assert isinstance(broken, RelayBroken)
+    assert (broken.code, broken.timeout) == ("stall_timeout", True)
+    relaying.end(ResponseFailed([]))  # the cut connection's own end changes nothing
+    assert relaying.request.output.count(b'"error"') == 1
+
+
+def test_plain_answer_that_stalls_before_its_first_byte() -> None:
+    """Nothing was sent: a 504 can still be answered."""
+    relaying = Relaying(is_stream=False, stall_timeout_s=30)
+    relaying.clock.advance(30)
+    relaying.failed_with(GatewayTimeout)
+    assert not relaying.request.head_sent
+
+
+def test_total_time() -> None:
+    """The backend's total time ends a stream that still moves."""
+    relaying = Relaying(deadline_s=50)
+    for _ in range(5):
+        relaying.clock.advance(9)
+        relaying.piece(EVENT)
+    assert relaying.ends == []
+    relaying.clock.advance(5)
+    broken = relaying.failed_with(RelayBroken)
+    assert isinstance(broken, RelayBroken)
+    assert broken.code == "timeout"
+
+
+def test_no_clock_at_all() -> None:
+    """With both clocks off there is no timer."""
+    relaying = Relaying(stall_timeout_s=0)
+    assert relaying.clock.getDelayedCalls() == []
+    relaying.end()
+    assert relaying.request.finished
+
+
+def test_slow_client_pauses_the_backend() -> None:
+    """The client's transport pauses the body, and time paused is no stall."""
+    relaying = Relaying(stall_timeout_s=30)
+    relaying.request.producer.pauseProducing()
+    assert relaying.transport.paused
+    relaying.clock.pump([10] * 20)
+    assert relaying.ends == []
+    relaying.request.producer.resumeProducing()
+    assert not relaying.transport.paused
+    relaying.clock.pump([10, 10])
+    assert relaying.ends == []
+    relaying.clock.advance(10)
+    relaying.failed_with(RelayBroken)
+
+
+def test_client_leaves() -> None:
+    """Cancelling cuts the backend's connection and detaches all."""
+    relaying = Relaying()
+    relaying.piece(EVENT)
+    relaying.relay.finished.cancel()
+    assert relaying.transport.stopped
+    assert relaying.request.producer is None
+    assert relaying.clock.getDelayedCalls() == []
+    relaying.piece(EVENT)
+    assert relaying.request.output == EVENT
+
+
+def test_plain_answer_cut_early() -> None:
+    """A plain answer that breaks off before its first byte can still be answered with an error."""
+    relaying = Relaying(is_stream=False)
+    relaying.end(ResponseFailed([]))
+    relaying.failed_with(BadResponse)
+    assert "ended" in repr(relaying.relay)
