@@ -37,6 +37,21 @@ class Outbound:
     first_byte_timeout_s: float | None = None
 
 
+@attrs.frozen
+class Answering:
+    """What is left of an attempt once its answer has begun; the request's body is not.
+
+    Attributes:
+        response: The head; its body is not yet delivered.
+        injected_usage: Whether the backend was asked for usage in the client's place.
+        deadline_s: When the backend's total time is over, on the clock; None: never.
+    """
+
+    response: IResponse
+    injected_usage: bool
+    deadline_s: float | None
+
+
 class Attempt:
     """Sends a request to the backend of a lease, and waits for the head under two clocks.
 
@@ -46,10 +61,6 @@ class Attempt:
         outbound: The request.
         headers: Its fields.
         make_body: Makes the body's producer.
-
-    Attributes:
-        injected_usage: Whether the backend was asked for usage in the client's place.
-        deadline_s: When the backend's total time is over, on the clock; None: never.
     """
 
     def __init__(
@@ -66,11 +77,8 @@ class Attempt:
         self._headers = headers
         self._make_body = make_body
         self._expired = False
-        backend = lease.backend
-        self.injected_usage = outbound.wants_usage and backend.inject_usage
-        self.deadline_s = clock.seconds() + backend.timeout_s if backend.timeout_s else None
 
-    async def head(self) -> IResponse:
+    async def head(self) -> Answering:
         """Send the request and wait for the head of its answer.
 
         Cancelling aborts the backend's connection.
@@ -82,13 +90,15 @@ class Attempt:
         """
         outbound, backend = self._outbound, self._lease.backend
         body = outbound.body
-        if outbound.model is not None or self.injected_usage:
-            body = edit_body(body, model=outbound.model, include_usage=self.injected_usage)
+        injected_usage = outbound.wants_usage and backend.inject_usage
+        if outbound.model is not None or injected_usage:
+            body = edit_body(body, model=outbound.model, include_usage=injected_usage)
         producer: IBodyProducer = self._make_body(body)
         wait_s = outbound.first_byte_timeout_s
         if wait_s is None:
             wait_s = backend.first_byte_timeout_s
         total_s = backend.timeout_s
+        deadline_s = self._clock.seconds() + total_s if total_s else None
         limit_s = min((s for s in (wait_s, total_s) if s), default=0.0)
         answer = self._lease.client.request(
             outbound.method,
@@ -99,7 +109,7 @@ class Attempt:
         )
         timer = self._clock.callLater(limit_s, self._expire, answer) if limit_s else None
         try:
-            return await answer
+            return Answering(await answer, injected_usage, deadline_s)
         except CancelledError:
             if self._expired:
                 raise (FirstByteTimeout if limit_s == wait_s else GatewayTimeout) from None

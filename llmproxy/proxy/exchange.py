@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
+from twisted.web.iweb import UNKNOWN_LENGTH
 
 from llmproxy.errors import (
     ClientGone,
@@ -32,7 +32,7 @@ from llmproxy.errors import (
 from llmproxy.interfaces import IBackendLease, IClientRequest, IReporter, IRouter
 from llmproxy.proxy.admission import Admission, Admitted
 from llmproxy.proxy.answer import answer_error
-from llmproxy.proxy.attempt import Attempt, Outbound
+from llmproxy.proxy.attempt import Answering, Attempt, Outbound
 from llmproxy.proxy.meter import Meter
 from llmproxy.proxy.relay import Relay
 from llmproxy.values import MeterReading, Outcome, TriedBackend, UsageRecord
@@ -145,11 +145,11 @@ class Exchange:
         path, request, admitted = self._path, self._request, self._admitted
         await path.admission.admit(request, admitted)
         self.state = "attempting"
-        attempt, response = await self._attempt_until_head()
-        # The body is not sent again from here on.
+        answering = await self._attempt_until_head()
+        # The body is not sent again from here on: a long stream does not hold its prompt.
         path.admission.release(admitted)
         self.state = "relaying"
-        await self._relay_body(attempt, response)
+        await self._relay_body(answering)
 
     def _outbound(self) -> Outbound:
         admitted = self._admitted
@@ -169,7 +169,7 @@ class Exchange:
             first_byte_timeout_s=route.first_byte_timeout_s,
         )
 
-    async def _attempt_until_head(self) -> tuple[Attempt, IResponse]:
+    async def _attempt_until_head(self) -> Answering:
         """Try backends until one answers, as far as the retry rules go.
 
         Raises:
@@ -203,7 +203,7 @@ class Exchange:
                 path.clock, lease, outbound, self._upstream_headers(lease), path.make_body
             )
             try:
-                return attempt, await attempt.head()
+                return await attempt.head()
             except GatewayError as error:
                 self._release()
                 self._tried.append(TriedBackend(lease.backend.name, error.code))
@@ -232,8 +232,8 @@ class Exchange:
             headers.addRawHeader(name, value)
         return headers
 
-    async def _relay_body(self, attempt: Attempt, response: IResponse) -> None:
-        path, request = self._path, self._request
+    async def _relay_body(self, answering: Answering) -> None:
+        path, request, response = self._path, self._request, answering.response
         lease = self._lease
         assert lease is not None
         fields = [
@@ -243,7 +243,11 @@ class Exchange:
         ]
         content_type = response.headers.getRawHeaders(b"content-type", [b""])[0]
         is_stream = content_type.lower().startswith(b"text/event-stream")
-        withholder = UsageWithholder() if attempt.injected_usage and is_stream else None
+        # A compressed stream, which was not asked for, cannot be looked into.
+        readable = not response.headers.hasHeader(b"content-encoding")
+        withholder = (
+            UsageWithholder() if answering.injected_usage and is_stream and readable else None
+        )
         answer = path.rules.downstream(fields, drop_cors=path.replaces_cors)
         if is_stream:
             answer.append((b"x-accel-buffering", b"no"))
@@ -258,7 +262,7 @@ class Exchange:
             clock=path.clock,
             is_stream=is_stream,
             stall_timeout_s=lease.backend.stall_timeout_s,
-            deadline_s=attempt.deadline_s,
+            deadline_s=answering.deadline_s,
         )
         request.begin(response.code, response.phrase, answer)
         response.deliverBody(self._relay)

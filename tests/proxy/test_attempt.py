@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 
 from llmproxy.errors import ConnectFailed, FirstByteTimeout, GatewayTimeout
-from llmproxy.proxy.attempt import Attempt, Outbound
+from llmproxy.proxy.attempt import Answering, Attempt, Outbound
 from llmproxy.values import Backend
 from tests.proxy.fakes import FakeLease, FakeResponse, FakeUpstream
 
@@ -42,6 +42,12 @@ class Trying:
         (result,) = self.results
         return result.value if isinstance(result, Failure) else result
 
+    def answer(self) -> Answering:
+        """Let the backend answer; give what the attempt makes of it."""
+        self.upstream.sent[0].answer.callback(FakeResponse())
+        assert isinstance(self.result, Answering)
+        return self.result
+
 
 def test_sends_what_it_was_given() -> None:
     """URL, fields and body go out as they are."""
@@ -50,9 +56,7 @@ def test_sends_what_it_was_given() -> None:
     assert (sent.method, sent.url) == ("POST", b"http://one.test/v1/x")
     assert sent.headers.getRawHeaders(b"x") == [b"1"]
     assert sent.body == b'{"model":"m"}'
-    response = FakeResponse()
-    sent.answer.callback(response)
-    assert trying.result is response
+    assert trying.answer().response.code == 200
 
 
 def test_edits_the_body_where_it_must() -> None:
@@ -63,8 +67,7 @@ def test_edits_the_body_where_it_must() -> None:
     trying = Trying(outbound)
     body = json.loads(trying.upstream.sent[0].body)
     assert body == {"model": "b", "n": 1.0, "stream_options": {"include_usage": True}}
-    assert trying.attempt.injected_usage
-    trying.run.cancel()
+    assert trying.answer().injected_usage
 
 
 def test_backend_may_refuse_to_be_asked_for_usage() -> None:
@@ -74,8 +77,7 @@ def test_backend_may_refuse_to_be_asked_for_usage() -> None:
         Outbound(method="POST", target=b"/", body=body, wants_usage=True), inject_usage=False
     )
     assert trying.upstream.sent[0].body is body
-    assert not trying.attempt.injected_usage
-    trying.run.cancel()
+    assert not trying.answer().injected_usage
 
 
 @pytest.mark.parametrize(
@@ -105,8 +107,14 @@ def test_no_clock() -> None:
     """Zero means none."""
     trying = Trying(first_byte_timeout_s=0.0)
     assert trying.clock.getDelayedCalls() == []
-    assert trying.attempt.deadline_s is None
-    trying.run.cancel()
+    assert trying.answer().deadline_s is None
+
+
+def test_deadline() -> None:
+    """The total time runs from the attempt's begin, over the head and on into the body."""
+    trying = Trying(timeout_s=20.0)
+    trying.clock.advance(5)
+    assert trying.answer().deadline_s == 20
 
 
 def test_failure_passes_as_it_is() -> None:

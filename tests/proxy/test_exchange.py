@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import inspect
 import json
+import sys
 
 import attrs
 import pytest
@@ -427,3 +430,39 @@ def test_session_is_recorded() -> None:
     rig.begin(request)
     record = rig.conclusion()
     assert (record.session_id, record.parent_session_id) == ("ses_1", "ses_0")
+
+
+def test_compressed_stream_is_left_alone() -> None:
+    """A backend that compresses unasked: nothing is withheld, and nothing broken."""
+    rig = Rig()
+    request = FakeRequest(b'{"model":"m","stream":true}')
+    rig.begin(request)
+    response = stream_response(content_encoding=b"gzip")
+    sent_to(rig).answer.callback(response)
+    chunk = b'data: {"choices":[],"usage":{"prompt_tokens":1}}\n\n'
+    response.piece(chunk)
+    response.end()
+    assert request.output == chunk
+
+
+def test_long_stream_does_not_hold_its_prompt() -> None:
+    """Once the answer has begun, nothing refers to the request's body any more."""
+    rig = Rig()
+    body = b'{"model":"m","stream":true,"x":"%s"}' % (b"y" * 500)
+    request = FakeRequest(body)
+    request.body = b""
+    reading: Deferred[bytes] = Deferred()
+    request.body = reading
+    rig.begin(request)
+    rig.budget.take(len(body))
+    reading.callback(body)
+    response = stream_response()
+    sent = sent_to(rig)
+    sent.answer.callback(response)
+    sent.body = b""
+    del reading
+    request.body = b""
+    assert rig.budget.taken_bytes == 0
+    holders = [one for one in gc.get_referrers(body) if one is not sys._getframe()]
+    assert [one for one in holders if not inspect.isframe(one)] == []
+    request.leave()
