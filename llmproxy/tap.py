@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any, ClassVar, NoReturn
 
 from twisted.application.service import IService
+from twisted.logger import Logger
 from twisted.python import usage
 
 from llmproxy.config.load import load_config
@@ -54,15 +56,42 @@ def makeService(options: Options) -> IService:
 
     gateway = Gateway(options.loaded, reactor, cannot_start)
 
-    def stop_at_second_signal() -> None:
-        """While it drains, a further signal ends it at once."""
-
-        def hurry(number: int, frame: object) -> None:
-            del number, frame
-            reactor.callFromThread(gateway.lifecycle.hurry)  # type: ignore[attr-defined]
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, hurry)
-
-    reactor.addSystemEventTrigger("before", "shutdown", stop_at_second_signal)
+    # Installed after Twisted's own, which would have the process die of the signal at the end.
+    reactor.callWhenRunning(install, EndSignals(reactor, gateway.lifecycle.hurry))
     return gateway
+
+
+class EndSignals:
+    """SIGTERM and SIGINT: the first ends the daemon well, with exit status 0, a second one now.
+
+    Args:
+        reactor: Is stopped by the first.
+        hurry: Called at each further one.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, hurry: Callable[[], None]) -> None:
+        self._reactor = reactor
+        self._hurry = hurry
+        self._ending = False
+
+    def __call__(self, number: int, frame: object) -> None:
+        """Take a signal; what follows from it is done in the reactor's next turn."""
+        del frame
+        self._reactor.callFromThread(self._end, signal.Signals(number).name)
+
+    def _end(self, name: str) -> None:
+        if self._ending:
+            self._log.info("received {name} again, ending now", name=name)
+            self._hurry()
+            return
+        self._ending = True
+        self._log.info("received {name}, ending", name=name)
+        self._reactor.stop()
+
+
+def install(end: EndSignals) -> None:
+    """Have the process's signals taken."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)

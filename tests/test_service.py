@@ -1,0 +1,158 @@
+"""Tests of `llmproxy.service`: the parts list on a reactor in memory, nothing started but in it."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from twisted.application.service import Application, IServiceCollection
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import ILogObserver, LogLevel
+
+from llmproxy.backends.demo.server import DemoServer
+from llmproxy.config.load import load_config, parse_config
+from llmproxy.config.model import Config
+from llmproxy.service import Gateway
+
+ETC = Path(__file__).resolve().parent.parent / "etc"
+MINIMAL = 'backends: [{name: a, url: "http://127.0.0.1:1"}]\nauth: {enabled: false}\n'
+
+
+class CannotStart(Exception):
+    """What the gateway said as it could not start."""
+
+
+def cannot_start(message: str) -> NoReturn:
+    """Raise what twistd would exit with."""
+    raise CannotStart(message)
+
+
+def configured(text: str) -> Config:
+    """Make a configuration of a text."""
+    return parse_config(text, {}, read_file=lambda path: Path(path).read_text())
+
+
+@pytest.fixture
+def reactor() -> MemoryReactorClock:
+    """A reactor in memory."""
+    return MemoryReactorClock()
+
+
+@pytest.fixture
+def made(reactor: MemoryReactorClock) -> Iterator[list[Gateway]]:
+    """What a test has made; the demo's socket, taken before the start, is given back."""
+    gateways: list[Gateway] = []
+    yield gateways
+    for gateway in gateways:
+        for service in gateway:
+            if isinstance(service, DemoServer):
+                service.stopService()
+
+
+def part_names(gateway: Gateway) -> list[str]:
+    """Name the services of a gateway in their order."""
+    return [type(service).__name__ for service in gateway]
+
+
+def test_the_shipped_file(reactor: MemoryReactorClock, made: list[Gateway]) -> None:
+    """All parts, in the order in which they start; nothing listens yet but the demo's port."""
+    gateway = Gateway(load_config(str(ETC / "llmproxy.yaml"), {}), reactor, cannot_start)
+    made.append(gateway)
+    assert part_names(gateway) == ["DemoServer", "ModelLists", "HealthChecker", "Listeners"]
+    assert reactor.tcpServers == []
+    assert reactor.getDelayedCalls() == []
+    assert [one.name for one in gateway.directory.statuses()] == ["demo"]
+    assert not gateway.lifecycle.is_draining()
+
+
+def test_the_reference_file(reactor: MemoryReactorClock) -> None:
+    """Every key at once."""
+    gateway = Gateway(load_config(str(ETC / "llmproxy.reference.yaml"), {}), reactor, cannot_start)
+    assert part_names(gateway) == ["ModelLists", "HealthChecker", "Listeners"]
+    assert [one.name for one in gateway.directory.statuses()] == ["vllm-1"]
+
+
+def test_checks_can_be_left_out(reactor: MemoryReactorClock) -> None:
+    """Without ``health_check`` there is no part for it."""
+    config = configured(MINIMAL + "health_check: {enabled: false}\n")
+    assert part_names(Gateway(config, reactor, cannot_start)) == ["ModelLists", "Listeners"]
+
+
+def test_two_demo_backends_are_one_server(reactor: MemoryReactorClock, made: list[Gateway]) -> None:
+    """There is one model stand-in, however often it is named."""
+    text = MINIMAL.replace('{name: a, url: "http://127.0.0.1:1"}', "{name: a, url: 'demo:'}, X")
+    gateway = Gateway(
+        configured(text.replace("X", "{name: b, url: 'demo:'}")), reactor, cannot_start
+    )
+    made.append(gateway)
+    assert part_names(gateway).count("DemoServer") == 1
+    assert [one.name for one in gateway.directory.statuses()] == ["a", "b"]
+
+
+def test_it_listens_and_ends(reactor: MemoryReactorClock) -> None:
+    """As twistd does it: privileged start, start, stop; afterwards no timer is left."""
+    config = configured(MINIMAL + 'server: {listen: ["127.0.0.1:8124", ":8125"]}\n')
+    gateway = Gateway(config, reactor, cannot_start)
+    gateway.privilegedStartService()
+    assert [server[0] for server in reactor.tcpServers] == [8124, 8125]
+    gateway.startService()
+    reactor.advance(0.1)
+    assert reactor.getDelayedCalls()
+    stopped: list[Any] = []
+    gateway.stopService().addBoth(stopped.append)
+    assert gateway.lifecycle.is_draining()
+    reactor.pump([0.1] * 20)
+    assert stopped == [None]
+    assert reactor.getDelayedCalls() == []
+
+
+def test_an_address_that_cannot_be_had(
+    reactor: MemoryReactorClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told in one line, through the way that twistd's process ends by."""
+
+    def listenTCP(*arguments: Any, **more: Any) -> Any:
+        raise OSError(13, "Permission denied")
+
+    monkeypatch.setattr(reactor, "listenTCP", listenTCP)
+    gateway = Gateway(configured(MINIMAL + "server: {listen: ':80'}\n"), reactor, cannot_start)
+    with pytest.raises(CannotStart, match=r"^cannot listen on ':80': Permission denied$"):
+        gateway.privilegedStartService()
+
+
+def test_the_application_logs_through_it(
+    reactor: MemoryReactorClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its observer replaces twistd's own; a gateway inside another service leaves logging alone."""
+    out = io.StringIO()
+    monkeypatch.setattr("sys.stdout", out)
+    config = configured(MINIMAL + "log: {level: warning, format: json}\n")
+    gateway = Gateway(config, reactor, cannot_start)
+    application = Application("test")
+    gateway.setServiceParent(application)
+    assert list(IServiceCollection(application)) == [gateway]
+    observer = ILogObserver(application)
+    for level, text in ((LogLevel.info, "not this"), (LogLevel.warn, "but this")):
+        event = {"log_level": level, "log_format": text, "log_namespace": "n", "log_time": 0.0}
+        observer(event)
+    assert json.loads(out.getvalue()) == {
+        "time": "1970-01-01T00:00:00.000Z",
+        "level": "warn",
+        "source": "n",
+        "message": "but this",
+    }
+
+
+def test_its_state_can_be_read_without_secrets(reactor: MemoryReactorClock) -> None:
+    """``repr`` tells how it is, and no key."""
+    config = configured(MINIMAL.replace("}]", ", api_key: canary-key}]"))
+    gateway = Gateway(config, reactor, cannot_start)
+    gateway.privilegedStartService()
+    shown = repr(gateway)
+    assert "8000" in shown
+    assert "draining=False" in shown
+    assert "canary" not in shown
