@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from random import SystemRandom
 from typing import Any, NoReturn, TextIO
 
@@ -24,7 +25,7 @@ from llmproxy.backends.model_lists import ModelLists
 from llmproxy.balancing.strategies import make_strategy
 from llmproxy.channel import EdgeLimits
 from llmproxy.config.model import Config
-from llmproxy.errors import GatewayError
+from llmproxy.errors import ConfigError, GatewayError, Problem
 from llmproxy.health.checker import HealthChecker
 from llmproxy.interfaces import IReporter
 from llmproxy.lifecycle import Lifecycle
@@ -53,6 +54,9 @@ class Gateway(MultiService):
         reactor: The reactor.
         cannot_start: Called with one line when it cannot listen; does not return.
 
+    Raises:
+        ConfigError: A file that the configuration names cannot be used.
+
     Attributes:
         listeners: What it listens on.
         directory: Its backends.
@@ -72,20 +76,20 @@ class Gateway(MultiService):
         server, health = config.server, config.health_check
 
         # The logs.
-        self._observer = make_observer(
-            _open(config.log.output, config.log.file.path), config.log.format, config.log.level
-        )
-        access = config.logging.access
-        access_log = (
-            AccessLog(_open(access.output, access.path), access.format) if access.enabled else None
-        )
+        with _blaming("log.file.path"):
+            log_file = _open(config.log.output, config.log.file.path)
+        self._observer = make_observer(log_file, config.log.format, config.log.level)
+        access, access_log = config.logging.access, None
+        if access.enabled:
+            with _blaming("logging.access.path"):
+                access_log = AccessLog(_open(access.output, access.path), access.format)
         reporters: list[IReporter] = [] if access_log is None else [access_log]
 
         # The backends, and the clients for them.
         demo: DemoServer | None = None
         clients: dict[str, BackendClients] = {}
         identities: list[Backend] = []
-        for settings in config.backends:
+        for number, settings in enumerate(config.backends):
             url = None
             if settings.url == "demo:":
                 if demo is None:
@@ -94,7 +98,8 @@ class Gateway(MultiService):
                 url = demo.listen()
             identity = make_backend(settings, url)
             identities.append(identity)
-            clients[identity.name] = BackendClients(reactor, identity, settings.tls)
+            with _blaming(f"backends[{number}].tls"):
+                clients[identity.name] = BackendClients(reactor, identity, settings.tls)
         self._clients = clients
         self.directory = BackendDirectory(
             [(identity, clients[identity.name].gateway) for identity in identities],
@@ -234,6 +239,19 @@ class Gateway(MultiService):
         await maybeDeferred(super().stopService)
         for clients in self._clients.values():
             clients.pool.close()
+
+
+@contextmanager
+def _blaming(path: str) -> Iterator[None]:
+    """Blame a configuration key for the file that it names.
+
+    Raises:
+        ConfigError: The file cannot be used.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ConfigError((Problem(path, str(error)),)) from error
 
 
 def _open(output: str, path: str) -> TextIO:

@@ -36,9 +36,7 @@ class Options(usage.Options):
         try:
             self.loaded = load_config(self["config"], os.environ)
         except ConfigError as error:
-            for problem in error.problems:
-                sys.stderr.write(f"{problem}\n")
-            raise SystemExit(1) from None
+            _give_up(error)
 
 
 def makeService(options: Options) -> IService:
@@ -54,11 +52,21 @@ def makeService(options: Options) -> IService:
             os.unlink(pidfile)
         raise SystemExit(1)
 
-    gateway = Gateway(options.loaded, reactor, cannot_start)
+    try:
+        gateway = Gateway(options.loaded, reactor, cannot_start)
+    except ConfigError as error:
+        _give_up(error)
 
     # Installed after Twisted's own, which would have the process die of the signal at the end.
     reactor.callWhenRunning(install, EndSignals(reactor, gateway.lifecycle.hurry))
     return gateway
+
+
+def _give_up(error: ConfigError) -> NoReturn:
+    """Name every problem on a line of its own, without a traceback."""
+    for problem in error.problems:
+        sys.stderr.write(f"{problem}\n")
+    raise SystemExit(1)
 
 
 class EndSignals:

@@ -16,6 +16,7 @@ from twisted.logger import ILogObserver, LogLevel
 from llmproxy.backends.demo.server import DemoServer
 from llmproxy.config.load import load_config, parse_config
 from llmproxy.config.model import Config
+from llmproxy.errors import ConfigError
 from llmproxy.service import Gateway
 
 ETC = Path(__file__).resolve().parent.parent / "etc"
@@ -156,3 +157,38 @@ def test_its_state_can_be_read_without_secrets(reactor: MemoryReactorClock) -> N
     assert "8000" in shown
     assert "draining=False" in shown
     assert "canary" not in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "blamed"),
+    [
+        (
+            'backends: [{name: a, url: "https://a.test", tls: {ca_file: FILE}}]',
+            "backends[0].tls",
+        ),
+        (
+            'backends: [{name: a, url: "https://a.test", tls: {cert_file: FILE}}]',
+            "backends[0].tls",
+        ),
+        (MINIMAL + "logging: {access: {output: file, path: /dev/full/x}}", "logging.access.path"),
+    ],
+)
+def test_files_that_cannot_be_used(
+    reactor: MemoryReactorClock, tmp_path: Path, text: str, blamed: str
+) -> None:
+    """What only opening a file shows is a problem of the configuration, too."""
+    no_certificate = tmp_path / "text.pem"
+    no_certificate.write_text("no certificate")
+    text = text.replace("FILE", str(no_certificate))
+    if "auth" not in text:
+        text += "\nauth: {enabled: false}"
+    with pytest.raises(ConfigError) as caught:
+        Gateway(
+            parse_config(
+                text, {}, read_file=lambda path: Path(path).read_text(), is_directory=lambda _: True
+            ),
+            reactor,
+            cannot_start,
+        )
+    (problem,) = caught.value.problems
+    assert problem.path == blamed
