@@ -25,6 +25,7 @@ from twisted.internet.interfaces import IAddress, IDelayedCall, IPushProducer, I
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.http import datetimeToString
 from zope.interface import implementer
 
 from llmproxy.errors import (
@@ -36,7 +37,8 @@ from llmproxy.errors import (
     UriTooLong,
 )
 from llmproxy.wire.api_errors import raw_answer
-from llmproxy.wire.heads import check_request_head, split_target
+from llmproxy.wire.heads import check_request_head, framing_head, split_target
+from llmproxy.wire.request_id import sane_request_id
 
 if TYPE_CHECKING:
     from twisted.web.http_headers import Headers
@@ -47,7 +49,7 @@ MAX_FIELDS = 100
 EARLY_LIMIT_BYTES = 16 * 1024
 UNREAD_BODY_LIMIT_BYTES = 64 * 1024
 LINGER_S = 5.0
-LINGER_LIMIT_BYTES = 1024 * 1024
+LINGER_LIMIT_BYTES = 64 * 1024 * 1024  # many clients send all of a body before they read
 
 _TCP_INFO_BYTES_ACKED = 120  # struct tcp_info of linux/tcp.h, since Linux 4.1
 
@@ -71,7 +73,6 @@ class _Head:
     target: bytes = b""
     fields: list[tuple[bytes, bytes]] = attrs.field(factory=list)
     size_bytes: int = 0
-    fed_bytes: int = 0
 
 
 @implementer(IPushProducer)
@@ -92,6 +93,8 @@ class EdgeChannel(Protocol):
         self._reactor = site.reactor
         self._parser = httptools.HttpRequestParser(self)
         self._head: _Head | None = None
+        self._fruitless_bytes = 0  # fed to the parser since it last had something to tell
+        self._stand_in = b""
         self._receiving: EdgeRequest | None = None
         self._waiting: deque[EdgeRequest | GatewayError] = deque()
         self._current: EdgeRequest | None = None
@@ -99,6 +102,7 @@ class EdgeChannel(Protocol):
         self._early_bytes = 0
         self._stopped_reading = False
         self._violation: GatewayError | None = None
+        self._failed_request_id = ""
         self._persistent = True
         self._advancing = False
         self._broken = False
@@ -162,29 +166,43 @@ class EdgeChannel(Protocol):
 
     def _feed(self, data: bytes) -> None:
         """Run the parser; its errors become the answer to the request that they are part of."""
-        if self._head is not None:
-            self._head.fed_bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            # An Upgrade that nobody here takes (RFC 9110, section 7.8): the request is an ordinary
-            # one, and what follows it is the next.
-            if self._head is None and self._receiving is None:
-                rest = data[upgrade.args[0] :]
-                if rest:
-                    self._feed(rest)
-        except httptools.HttpParserCallbackError:
-            self._fail(self._violation or BadRequest())
-        except httptools.HttpParserError:
-            self._fail(BadRequest())
-        else:
-            # One endless field never reaches `on_header`: count what was fed as well.
-            if self._head is not None and self._head.fed_bytes > self._limits.max_header_bytes:
+        self._fruitless_bytes += len(data)
+        while data:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                # An Upgrade that nobody here takes (RFC 9110, section 7.8): the request is an
+                # ordinary one, and what follows its head is its body and the next request.
+                data = data[upgrade.args[0] :]
+                if self._stand_in:
+                    self._resume_body()
+                continue
+            except httptools.HttpParserCallbackError:
+                self._fail(self._violation or BadRequest())
+            except httptools.HttpParserError:
+                self._fail(BadRequest())
+            break
+        # One endless field never reaches `on_header`, an endless trailer or chunk extension
+        # nobody: what was fed in vain has the bound of a head.
+        if self._fruitless_bytes > self._limits.max_header_bytes and not self._broken:
+            if self._head is not None:
                 self._fail(HeadersTooLarge())
+            elif self._receiving is not None:
+                self._fail(BadRequest("The request body is framed with more than it holds."))
+
+    def _resume_body(self) -> None:
+        """Go on with the body of a request that asked for an Upgrade.
+
+        httptools ends such a request at its head, whatever body it announces. A new parser that was
+        shown a plain head of the same framing takes over.
+        """
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.feed_data(self._stand_in)
+        self._stand_in = b""
 
     def _fail(self, error: GatewayError) -> None:
         """The byte stream cannot be understood from here on."""
-        self._head = None
+        head, self._head = self._head, None
         self._broken = True
         receiving, self._receiving = self._receiving, None
         if receiving is not None:
@@ -194,6 +212,9 @@ class EdgeChannel(Protocol):
             receiving.last = True
             receiving.body_failed(error)
         else:
+            for name, value in () if head is None else head.fields:
+                if name == b"x-request-id" and not self._failed_request_id:
+                    self._failed_request_id = sane_request_id(value)
             self._waiting.append(error)
 
     def _violate(self, error: GatewayError) -> None:
@@ -203,6 +224,7 @@ class EdgeChannel(Protocol):
 
     def on_message_begin(self) -> None:
         """A request's first byte is in: the clock of its head runs."""
+        self._fruitless_bytes = 0
         self._head = _Head(self._reactor.seconds())
         if self._current is None and not self._waiting:
             self._set_deadline(self._limits.header_timeout_s, self._head_expired)
@@ -229,16 +251,21 @@ class EdgeChannel(Protocol):
         """The head is complete: hold it to the rules and make it a request."""
         head = self._head
         assert head is not None
-        self._head = None
+        self._fruitless_bytes = 0
+        if self._stand_in:
+            self._head = None
+            return
         version = self._parser.get_http_version()
         method = self._parser.get_method()
         try:
             if method == b"CONNECT":
-                raise MethodNotAllowed  # its target is no path; nothing can follow it
+                # Its target is no path, and no path takes it.
+                raise MethodNotAllowed(headers=((b"Allow", b"GET, HEAD, POST, OPTIONS"),))
             uri, authority = split_target(head.target)
             check_request_head(version, head.fields)
         except GatewayError as error:
             self._violate(error)
+        self._head = None
         request = self.site.make_request(self)
         request.head_received(
             method=method,
@@ -248,32 +275,40 @@ class EdgeChannel(Protocol):
             fields=head.fields,
             started_s=head.started_s,
         )
+        # HTTP/1.0 cannot be told apart a whole answer of unknown length but by closing after it.
+        request.last = version == "1.0" or not self._parser.should_keep_alive()
+        if self._parser.should_upgrade():
+            self._stand_in = framing_head(head.fields)
         self._receiving = request
         self._waiting.append(request)
 
     def on_body(self, piece: bytes) -> None:
         """Hand a piece of the body to its request."""
+        self._fruitless_bytes = 0
         request = self._receiving
         if request is not None:
             request.body_piece(piece)
 
     def on_message_complete(self) -> None:
         """The request is wholly in."""
+        if self._stand_in:
+            return  # only for the parser: the body is still to come
         request, self._receiving = self._receiving, None
         if request is not None:
-            if not self._parser.should_keep_alive():
-                request.last = True
             request.body_complete()
 
     # one request after the other
 
     def _advance(self) -> None:
-        """Start what is next in line, as long as nothing is being answered."""
+        """Start what is next in line, as long as nothing is being answered.
+
+        A client that does not take its answers gets no further ones, or they would pile up here.
+        """
         if self._advancing:
             return
         self._advancing = True
         try:
-            while self._current is None and not self._closing:
+            while self._current is None and not self._closing and not self._transport_full:
                 if self._waiting:
                     self._start(self._waiting.popleft())
                 elif self._early:
@@ -290,12 +325,14 @@ class EdgeChannel(Protocol):
         finally:
             self._advancing = False
         current = self._current
-        if current is not None and not self._closing:
-            if self._receiving is current:
+        if self._closing:
+            return
+        if current is not None and self._receiving is current:
+            if self._deadline is None:
                 self._set_deadline(self._limits.body_timeout_s, self._body_expired)
-                self.check_unread(current)
-            else:
-                self._clear_deadline()
+            self.check_unread(current)
+        elif current is not None or self._waiting:
+            self._clear_deadline()
 
     def _start(self, item: EdgeRequest | GatewayError) -> None:
         if isinstance(item, GatewayError):
@@ -358,8 +395,12 @@ class EdgeChannel(Protocol):
             self._persistent = False
 
     def _answer_and_close(self, error: GatewayError) -> None:
-        request_id = self.site.new_request_id()
-        self._transport.write(raw_answer(error, ((b"X-Request-ID", request_id.encode()),)))
+        request_id = self._failed_request_id or self.site.new_request_id()
+        further = (
+            (b"Date", datetimeToString(self.site.now())),
+            (b"X-Request-ID", request_id.encode("ascii")),
+        )
+        self._transport.write(raw_answer(error, further))
         self.site.refused(error, self.getPeer(), request_id)
         self._linger()
 
@@ -388,6 +429,11 @@ class EdgeChannel(Protocol):
         self._advance()
 
     def _body_expired(self) -> None:
+        receiving = self._receiving
+        if receiving is not None and (self._stopped_reading or receiving.holds_client_back):
+            # The silence is ours, not the client's.
+            self._set_deadline(self._limits.body_timeout_s, self._body_expired)
+            return
         self._fail(RequestTimeout("The request body paused longer than server.body_timeout."))
 
     # closing
@@ -400,9 +446,18 @@ class EdgeChannel(Protocol):
         self._clear_stall()
         self._transport.unregisterProducer()
         self._transport.loseConnection()
-        self._set_deadline(
-            self._limits.write_stall_timeout_s or LINGER_S, self._transport.abortConnection
-        )
+        self._watch_closing()
+
+    def _watch_closing(self) -> None:
+        self._stall_acked = self._bytes_acked()
+        self._set_deadline(self._limits.write_stall_timeout_s or LINGER_S, self._closing_expired)
+
+    def _closing_expired(self) -> None:
+        """Cut the client off, unless it took at least something meanwhile."""
+        if self._bytes_acked() != self._stall_acked:
+            self._watch_closing()
+        else:
+            self._transport.abortConnection()
 
     def _linger(self) -> None:
         """Close our half and read on for a little.
@@ -446,6 +501,8 @@ class EdgeChannel(Protocol):
         self._clear_stall()
         if self._producer is not None:
             self._producer.resumeProducing()
+        else:
+            self._advance()
 
     def stopProducing(self) -> None:
         """The transport is going away; connectionLost tells the request."""
@@ -511,6 +568,7 @@ class EdgeChannel(Protocol):
         current = self._current
         if current is not None and self.is_last(current) and not headers.hasHeader("connection"):
             lines.append(b"Connection: close\r\n")
+            self._persistent = False  # said is said, even if the rest of the body still comes
         lines.append(b"\r\n")
         self._transport.writeSequence(lines)
 

@@ -238,6 +238,8 @@ class EdgeRequest(server.Request):
         ours = self.responseHeaders = Headers()  # an earlier head may have failed unsent
         for name, value in headers:
             ours.addRawHeader(name, value)
+        if status == 204:
+            ours.removeHeader("content-length")  # RFC 9110, section 8.6
         if not ours.hasHeader("date"):
             ours.addRawHeader(b"Date", datetimeToString(self.site.now()))
         ours.setRawHeaders(b"X-Request-ID", [self.request_id.encode("ascii")])

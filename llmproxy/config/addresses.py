@@ -111,6 +111,8 @@ def check_url(url: str) -> None:
         raise ValueError("has a query or a fragment; want it without")
     if not _is_host(parts.hostname or "", parts.netloc):
         raise ValueError(f"has no valid host; want {WANTED_URL}")
+    if "_" in (parts.hostname or ""):
+        raise ValueError("has a host with an underscore, which no host name has; want another name")
     if port == 0 or parts.netloc.endswith(":"):
         raise ValueError("has no valid port; want one of 1 to 65535, or none")
     path = parts.path.rstrip("/")

@@ -17,7 +17,12 @@ from zope.interface import implementer
 from llmproxy.interfaces import IReporter
 from llmproxy.values import UsageRecord
 
-_UNSAFE = {number: f"\\x{number:02x}" for number in (*range(0x20), 0x7F, 0x22, 0x5C)}
+_UNSAFE = {
+    # Controls of both sets, for terminals obey the second as well; quotes; backslashes.
+    **{number: f"\\x{number:02x}" for number in (*range(0x20), *range(0x7F, 0xA0), 0x22, 0x5C)},
+    # What some readers take for the end of a line.
+    **{number: f"\\u{number:04x}" for number in (0x2028, 0x2029)},
+}
 
 
 @implementer(IReporter)

@@ -28,9 +28,11 @@ class BytesBody:
         self._done: Deferred[None] | None = None
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        """Write the body; the Deferred fires when the last slice has been handed over.
+        """Write the body.
 
-        Cancelling it stops the writing.
+        Returns:
+            A Deferred that fires when the consumer has passed the last slice on (a body of one
+            slice is not followed so far). Cancelling it stops the writing.
         """
         if self.length <= SLICE_BYTES:
             consumer.write(self._body)
@@ -41,17 +43,19 @@ class BytesBody:
         return self._done
 
     def write_slice(self) -> None:
-        """Write the next slice."""
+        """Write the next slice, or see that the last one is through."""
         consumer, done = self._consumer, self._done
         if consumer is None or done is None:
+            return
+        if self._offset >= self.length:
+            # Asked for more: the consumer has nothing left of it.
+            self._consumer = self._done = None
+            consumer.unregisterProducer()
+            done.callback(None)
             return
         piece = self._body[self._offset : self._offset + SLICE_BYTES]
         self._offset += len(piece)
         consumer.write(piece)
-        if self._offset >= self.length:
-            self._consumer = self._done = None
-            consumer.unregisterProducer()
-            done.callback(None)
 
     def stopProducing(self) -> None:
         """Write no more; the Deferred of `startProducing` will not fire."""

@@ -38,6 +38,7 @@ class GatewayClient(HTTPClient):
         headers: Headers | None = None,
         data: IBodyProducer | None = None,
         unbuffered: bool = True,
+        _stacklevel: int = 2,  # treq's own get() and post() say it, for its warnings
         **refused: Any,
     ) -> Deferred[IResponse]:
         """Send a request; see `IUpstreamClient.request`.

@@ -5,10 +5,12 @@ It knows HTTP/1.1 and its pool; nothing of models, retries or clients.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import httptools
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -31,7 +33,12 @@ if TYPE_CHECKING:
     from llmproxy.upstream.pool import ConnectionPool
 
 MAX_HEAD_BYTES = 64 * 1024
+"""Of an answer's head, interim answers before it included; and of what comes between two pieces of
+its body, or after the last one: chunk extensions, trailers."""
+
 MAX_FIELDS = 200
+
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 @implementer(IHandshakeListener)
@@ -59,7 +66,7 @@ class BackendConnection(Protocol):
         self._method = b""
         self._fields: list[tuple[bytes, bytes]] = []
         self._phrase = b""
-        self._head_bytes = 0
+        self._quiet_bytes = 0
         self._in_trailers = False
         self._framed = True
         self._pieces: list[bytes] = []
@@ -102,9 +109,9 @@ class BackendConnection(Protocol):
         self._pool.forget(self)
         self._stop_body()
         if state == "connecting":
-            self.ready.errback(
-                TlsFailed() if ISSLTransport.providedBy(self.transport) else ConnectFailed()
-            )
+            error = TlsFailed() if ISSLTransport.providedBy(self.transport) else ConnectFailed()
+            error.__cause__ = reason.value
+            self.ready.errback(error)
         elif state == "head":
             self._fail_head(
                 ReusedConnectionDied()
@@ -113,10 +120,11 @@ class BackendConnection(Protocol):
             )
         elif state == "body":
             assert self._response is not None
-            if self._framed or self._aborted:
-                self._response.body_ended(Failure(ResponseFailed([reason])))
-            else:
+            if not self._framed and not self._aborted and reason.check(ConnectionDone):
                 self._response.body_ended(Failure(PotentialDataLoss()))
+            else:
+                # A reset, or TLS cut off without its goodbye, ends nothing (RFC 9112, section 8).
+                self._response.body_ended(Failure(ResponseFailed([reason])))
 
     # requests
 
@@ -148,17 +156,23 @@ class BackendConnection(Protocol):
             lines.append(b"Content-Length: 0\r\n\r\n")
         else:
             lines.append(b"\r\n")
+        answer = self._answer
         self._transport.writeSequence(lines)
-        self._transport.resumeProducing()
         if body is not None:
             self._sent = False
             self._body = body
-            body.startProducing(self._transport).addCallback(self._body_sent)
-        return self._answer
+            body.startProducing(self._transport).addCallbacks(self._body_sent, self._body_failed)
+        return answer
 
     def _body_sent(self, _: object) -> None:
         self._sent = True
         self._body = None
+
+    def _body_failed(self, failure: Failure) -> None:
+        """The request cannot be completed: its producer's error is the answer."""
+        self._body = None
+        self._fail_head(failure)
+        self.abort()
 
     def _stop_body(self) -> None:
         body, self._body = self._body, None
@@ -167,16 +181,18 @@ class BackendConnection(Protocol):
 
     def pause(self) -> None:
         """Read no further for now."""
-        if self.state == "body":
+        if self.state == "body" and not self._aborted:
             self._transport.pauseProducing()
 
     def resume(self) -> None:
         """Read on."""
-        if self.state == "body":
+        if self.state == "body" and not self._aborted:
             self._transport.resumeProducing()
 
     def abort(self) -> None:
         """Cut the connection at once, whatever is under way."""
+        if self._aborted:
+            return
         self._aborted = True
         self._stop_body()
         self._transport.abortConnection()
@@ -189,23 +205,47 @@ class BackendConnection(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Parse what came; give the receiver all of it at once."""
+        if self._aborted or self.state == "closed":
+            return  # the transport may have had more in hand
         if self.state in ("connecting", "idle"):
-            self.abort()  # a backend that speaks unasked cannot be trusted with a request
+            # A backend that speaks unasked cannot be trusted with a request.
+            self._pool.forget(self)
+            self.abort()
             return
-        self._heard = True
-        if self.state == "head":
-            self._head_bytes += len(data)
         try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._feed(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade, BadResponse):
             if not self._complete:
                 self._break()
                 return
             self._reusable = False
-        if self._response is None and self._head_bytes > MAX_HEAD_BYTES + len(data):
-            self._break()
-            return
         self._deliver()
+
+    def _feed(self, data: bytes) -> None:
+        """Parse, and bound what is not body.
+
+        Raises:
+            BadResponse: There is too much of it, or another protocol answers.
+        """
+        if not self._heard:
+            self._heard = True
+            if not data.startswith(b"H"):
+                raise BadResponse  # the parser would take RTSP and ICE too
+        in_head = self._response is None
+        if in_head:
+            room = MAX_HEAD_BYTES - self._quiet_bytes
+            if len(data) > room:
+                self._parser.feed_data(data[:room])
+                if self._response is None:
+                    raise BadResponse
+                data = data[room:]
+        self._parser.feed_data(data)
+        if self._pieces or self._complete or (in_head and self._response is not None):
+            self._quiet_bytes = 0
+        else:
+            self._quiet_bytes += len(data)
+            if self._quiet_bytes > MAX_HEAD_BYTES:
+                raise BadResponse
 
     def _break(self) -> None:
         """What came is no HTTP: end the answer, and the connection with it."""
@@ -220,7 +260,7 @@ class BackendConnection(Protocol):
             self._response.body_ended(Failure(ResponseFailed([Failure(BadResponse())])))
         self.abort()
 
-    def _fail_head(self, error: Exception) -> None:
+    def _fail_head(self, error: Exception | Failure) -> None:
         answer, self._answer = self._answer, None
         if answer is not None and not answer.called:
             answer.errback(error)
@@ -229,6 +269,9 @@ class BackendConnection(Protocol):
         response = self._response
         if response is None:
             return
+        # Taken before anybody is told anything: told of the end, the receiver's owner may send the
+        # next request on this very connection, and that one's answer is another.
+        answer, self._answer = self._answer, None
         pieces, self._pieces = self._pieces, []
         if pieces:
             response.body_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
@@ -238,26 +281,26 @@ class BackendConnection(Protocol):
             # Nobody receives the body yet: no more of it until somebody does.
             self.state = "body"
             self._transport.pauseProducing()
-        answer, self._answer = self._answer, None
         if answer is not None:
             answer.callback(response)
 
     def _finish(self, response: UpstreamResponse) -> None:
         """The answer is complete: the connection goes back, or away."""
         self._response = None
-        self._fields, self._phrase, self._head_bytes = [], b"", 0
+        self._fields, self._phrase, self._quiet_bytes = [], b"", 0
         self._in_trailers = False
-        if self._reusable and self._sent:
+        if self._reusable and self._sent and not self._aborted:
             self.state = "idle"
+            # A slow receiver may have paused it; idle, it must hear the backend close.
+            self._transport.resumeProducing()
             self._pool.put(self)
         else:
             self.state = "closed"
             self._pool.forget(self)
-            self._stop_body()
-            if self._sent:
+            if self._sent and not self._aborted:
                 self._transport.loseConnection()
             else:
-                self._transport.abortConnection()
+                self.abort()
         response.body_ended()
 
     # llhttp's callbacks
@@ -287,6 +330,8 @@ class BackendConnection(Protocol):
         status = self._parser.get_status_code()
         version = self._parser.get_http_version()
         check_response_head(version, status, self._fields)
+        if _CONTROL.search(self._phrase):
+            raise BadResponse
         if status < 200:
             return  # interim: swallowed (RFC 9110, section 15.2)
         self._in_trailers = True
@@ -324,6 +369,6 @@ def _keep_alive_s(value: bytes) -> float | None:
     """Read ``timeout=N`` of a Keep-Alive field, in seconds."""
     for part in value.lower().split(b","):
         name, _, number = part.strip().partition(b"=")
-        if name == b"timeout" and number.strip().isdigit():
+        if name.strip() == b"timeout" and number.strip().isdigit():
             return float(number)
     return None

@@ -20,12 +20,16 @@ class BodyTransport:
     """What the receiver of a body holds of the connection: it may pause it, resume it, or cut it.
 
     After the body's end the connection may serve another request: then nothing here reaches it.
+
+    Attributes:
+        paused: Whether the receiver has paused it.
     """
 
     disconnecting = False
 
     def __init__(self, connection: BackendConnection) -> None:
         self._connection: BackendConnection | None = connection
+        self.paused = False
 
     def release(self) -> None:
         """The body has ended: let go of the connection."""
@@ -33,11 +37,13 @@ class BodyTransport:
 
     def pauseProducing(self) -> None:
         """Read no further for now."""
+        self.paused = True
         if self._connection is not None:
             self._connection.pause()
 
     def resumeProducing(self) -> None:
         """Read on."""
+        self.paused = False
         if self._connection is not None:
             self._connection.resume()
 
@@ -115,7 +121,7 @@ class UpstreamResponse:
             protocol.dataReceived(b"".join(pieces))
         if self._end is not None:
             protocol.connectionLost(self._end)
-        elif self._connection is not None:
+        elif self._connection is not None and not self._transport.paused:
             self._connection.resume()
 
     def body_received(self, piece: bytes) -> None:

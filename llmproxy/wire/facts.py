@@ -66,7 +66,7 @@ def read_facts(body: bytes) -> RequestFacts:
     except msgspec.DecodeError:
         read = _decode_leniently(body)
     except UnicodeDecodeError:
-        raise InvalidJson("The request body is not valid UTF-8.") from None
+        raise InvalidJson("The request body is not valid Unicode text.") from None
     except RecursionError:
         raise InvalidBody("The request body is nested too deeply.") from None
     stream = _flag(read.stream, "stream")

@@ -56,7 +56,7 @@ def split_target(target: bytes) -> tuple[bytes, bytes]:
     if target.startswith(b"/") or target == b"*":
         return target, b""
     absolute = _ABSOLUTE.match(target)
-    if absolute is None:
+    if absolute is None or not _HOST.match(absolute[1]):
         raise BadRequest("The request target is neither a path nor an absolute URL.")
     rest = absolute[2] or b"/"
     return (rest if rest.startswith(b"/") else b"/" + rest), absolute[1]
@@ -119,6 +119,18 @@ def check_transfer_encoding(value: bytes) -> None:
     if codings[-1] == b"chunked" and codings.count(b"chunked") == 1 and all(codings):
         raise NotImplementedHere
     raise BadRequest("The Transfer-Encoding header is not a single chunked coding.")
+
+
+def framing_head(fields: Sequence[Field]) -> bytes:
+    """Write a plain request head that announces the same body; nothing if there is none.
+
+    Args:
+        fields: They keep the rules of `check_request_head`.
+    """
+    for name, value in fields:
+        if name == b"transfer-encoding" or (name == b"content-length" and int(value)):
+            return b"POST / HTTP/1.1\r\n%b: %b\r\n\r\n" % (name, value)
+    return b""
 
 
 def check_response_head(version: str, status: int, fields: Sequence[Field]) -> None:

@@ -82,6 +82,7 @@ def test_urls(url: str) -> None:
         ("http://:80", "no valid host"),
         ("http://300.1.1.1", "no valid host"),
         ("http://-x", "no valid host"),
+        ("http://vllm_server:8001", "a host with an underscore"),
         ("http://[::1", "is not a URL"),
         ("http://host:99999", "is not a URL"),
         ("http://host:x", "is not a URL"),

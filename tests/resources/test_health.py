@@ -1,0 +1,73 @@
+"""``/health`` and ``/ready``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+
+from llmproxy.values import BackendStatus
+from tests.resources.tree import Tree
+
+UP, DOWN, LOADING = (
+    BackendStatus("a", "up", 3),
+    BackendStatus("b", "down", 0, "no answer"),
+    BackendStatus("c", "loading", 0, "loading the model"),
+)
+
+
+def test_health() -> None:
+    """The process lives, whatever the backends do."""
+    tree = Tree()
+    tree.draining = True
+    answer = tree.ask("GET", "/health", key="")
+    assert (answer.status, answer.json) == (200, {"status": "ok"})
+    assert answer.field(b"cache-control") == b"no-store"
+
+
+@pytest.mark.parametrize(
+    ("states", "draining", "code", "status"),
+    [
+        ([UP], False, 200, "ready"),
+        ([DOWN, UP, LOADING], False, 200, "ready"),
+        ([DOWN], False, 503, "no_backend"),
+        ([LOADING], False, 503, "no_backend"),
+        ([DOWN, LOADING], False, 503, "no_backend"),
+        ([], False, 503, "no_backend"),
+        ([UP], True, 503, "draining"),
+        ([DOWN], True, 503, "draining"),
+    ],
+)
+def test_ready(
+    states: list[BackendStatus],
+    draining: bool,
+    code: int,
+    status: Literal["ready", "draining", "no_backend"],
+) -> None:
+    """One backend that is up is enough, unless the daemon is going."""
+    tree = Tree()
+    tree.directory.states = states
+    tree.draining = draining
+    answer = tree.ask("GET", "/ready", key="")
+    assert answer.status == code
+    assert answer.json["status"] == status
+    assert [backend["name"] for backend in answer.json["backends"]] == [one.name for one in states]
+
+
+def test_ready_tells_each_state() -> None:
+    """With its reason and what it is working on."""
+    tree = Tree()
+    tree.directory.states = [UP, DOWN]
+    assert tree.ask("GET", "/ready").json["backends"] == [
+        {"name": "a", "state": "up", "in_flight": 3, "reason": ""},
+        {"name": "b", "state": "down", "in_flight": 0, "reason": "no answer"},
+    ]
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+def test_head(path: str) -> None:
+    """The same head, no body."""
+    tree = Tree()
+    seen, asked = tree.ask("HEAD", path), tree.ask("GET", path)
+    assert seen.body == b""
+    assert seen.fields == asked.fields

@@ -1,0 +1,119 @@
+"""The whole Resource tree over fakes, and an edge that serves it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+from zope.interface import implementer
+
+from llmproxy.config.model import Cors
+from llmproxy.errors import InvalidApiKey
+from llmproxy.interfaces import IBackendStatuses, IClientRequest, IModelCatalog
+from llmproxy.resources.root import CrossOrigin, make_root
+from llmproxy.values import BackendStatus, ModelCard, Principal
+from tests.edge import Answer, Edge, get
+
+CREATED = 1_700_000_000
+CARDS = (
+    ModelCard("plain", CREATED),
+    ModelCard("org/whole", CREATED, "Whole", "All of it.", 131072, 8192),
+    ModelCard("secret", CREATED),
+)
+PRINCIPALS = {
+    "sk-all": Principal("k1"),
+    "sk-some": Principal("k2", allowed_models=("plain", "org/*")),
+}
+"""What keys stand for."""
+
+
+@implementer(IModelCatalog, IBackendStatuses)
+class FakeDirectory:
+    """Models and backends.
+
+    Attributes:
+        states: Of the backends.
+    """
+
+    def __init__(self) -> None:
+        self.states: list[BackendStatus] = []
+
+    def cards(self, principal: Principal) -> Sequence[ModelCard]:
+        """List the models that it may use."""
+        globs = principal.allowed_models
+        return [
+            card
+            for card in CARDS
+            if not globs or any(fnmatchcase(card.id, pattern) for pattern in globs)
+        ]
+
+    def statuses(self) -> Sequence[BackendStatus]:
+        """List the states."""
+        return self.states
+
+
+class Tree:
+    """The tree, with all it stands on.
+
+    Attributes:
+        directory: Models and backends.
+        draining: Whether the daemon is.
+        begun: The requests that reached the data path.
+        waiting: When a list, whoever asks is not known until these fire.
+    """
+
+    def __init__(
+        self,
+        *,
+        cors: Cors | None = None,
+        open_paths: Collection[str] = ("/health", "/ready", "/metrics"),
+    ) -> None:
+        self.directory = FakeDirectory()
+        self.draining = False
+        self.begun: list[tuple[bytes, bytes]] = []
+        self.waiting: list[Deferred[Principal]] | None = None
+        self.cross_origin = CrossOrigin(cors or Cors())
+        self.root = make_root(
+            identify=self._identify,
+            begin=self._begin,
+            catalog=self.directory,
+            backends=self.directory,
+            is_draining=lambda: self.draining,
+            cors=self.cross_origin,
+            open_paths=open_paths,
+        )
+
+    def _identify(self, request: IClientRequest) -> Deferred[Principal]:
+        if self.waiting is not None:
+            self.waiting.append(Deferred())
+            return self.waiting[-1]
+        key = request.header(b"authorization").decode().removeprefix("Bearer ")
+        known = PRINCIPALS.get(key)
+        return fail(InvalidApiKey()) if known is None else succeed(known)
+
+    def _begin(self, request: Any) -> None:
+        self.begun.append((request.method, request.uri))
+        request.begin(200, b"", ((b"Content-Length", b"7"),))
+        request.write(b"relayed")
+        request.finish()
+
+    def edge(self) -> Edge:
+        """Make an edge that serves it."""
+        return Edge(resource=self.root, add_cors=self.cross_origin.add_to)
+
+    def ask(self, method: str, path: str, *lines: str, key: str = "sk-all") -> Answer:
+        """Ask something on a connection of its own, which stays open afterwards.
+
+        Args:
+            method: The method.
+            path: The target.
+            *lines: Further fields.
+            key: The key; none if empty.
+        """
+        authorization = (f"Authorization: Bearer {key}",) if key else ()
+        with self.edge() as edge:
+            client = edge.connect().send(get(path, *authorization, *lines, method=method))
+            assert not client.is_closed
+            return client.answer(method)

@@ -1,0 +1,117 @@
+"""The listeners: addresses as endpoints, and real ones on loopback."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import pytest
+from twisted.internet import reactor as global_reactor
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.protocol import Factory, Protocol
+from twisted.trial.unittest import TestCase
+
+from llmproxy.listeners import BACKLOG, CannotListen, Listeners, describe, endpoint_string
+
+
+@pytest.mark.parametrize(
+    ("listen", "endpoint"),
+    [
+        (":8000", f"tcp:8000:backlog={BACKLOG}"),
+        ("127.0.0.1:8000", f"tcp:8000:backlog={BACKLOG}:interface=127.0.0.1"),
+        ("[::1]:8000", rf"tcp:8000:backlog={BACKLOG}:interface=\:\:1"),
+        ("[::]:0", rf"tcp:0:backlog={BACKLOG}:interface=\:\:"),
+        ("tcp:8000", "tcp:8000"),
+        ("tcp:8000:interface=127.0.0.1", "tcp:8000:interface=127.0.0.1"),
+        ("unix:/run/llmproxy.sock", "unix:/run/llmproxy.sock"),
+        ("systemd:domain=INET:index=0", "systemd:domain=INET:index=0"),
+    ],
+)
+def test_endpoint_strings(listen: str, endpoint: str) -> None:
+    """The short forms become endpoint strings; those that are stay."""
+    assert endpoint_string(listen) == endpoint
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        (IPv4Address("TCP", "127.0.0.1", 8000), "127.0.0.1:8000"),
+        (IPv6Address("TCP", "::1", 8000), "[::1]:8000"),
+        (UNIXAddress(b"/run/llmproxy.sock"), "b'/run/llmproxy.sock'"),
+        ("elsewhere", "elsewhere"),
+    ],
+)
+def test_described(address: Any, text: str) -> None:
+    """As operators write addresses."""
+    assert describe(address) == text
+
+
+class Closed(Protocol):
+    """Tells when its connection ends."""
+
+    def __init__(self) -> None:
+        self.ended: Deferred[None] = Deferred()
+
+    def connectionLost(self, reason: Any = None) -> None:
+        """Tell."""
+        self.ended.callback(None)
+
+
+class Loopback(TestCase):
+    """On real sockets."""
+
+    reactor: Any = global_reactor
+
+    def listeners(self, *listens: str) -> Listeners:
+        """Make listeners whose protocols do nothing."""
+        made = Listeners(self.reactor, listens, Factory.forProtocol(Protocol))
+        self.addCleanup(lambda: Deferred.fromCoroutine(made.close()))
+        return made
+
+    async def test_open_and_close(self) -> None:
+        """Connections are taken until it closes; those that were taken stay."""
+        listeners = self.listeners("127.0.0.1:0", "tcp:0:interface=127.0.0.1")
+        listeners.privilegedStartService()
+        self.assertEqual(len(listeners.ports), 2)
+        numbers = [port.getHost().port for port in listeners.ports]  # type: ignore[attr-defined]
+        self.assertIn(f"127.0.0.1', port={numbers[0]}", repr(listeners))
+        clients = []
+        for number in numbers:
+            endpoint = TCP4ClientEndpoint(self.reactor, "127.0.0.1", number)
+            clients.append(await connectProtocol(endpoint, Closed()))
+        await listeners.close()
+        self.assertEqual(listeners.ports, [])
+        for number in numbers:
+            endpoint = TCP4ClientEndpoint(self.reactor, "127.0.0.1", number)
+            with self.assertRaises(ConnectionRefusedError):
+                await connectProtocol(endpoint, Protocol())
+        for client in clients:
+            self.assertFalse(client.ended.called)
+            assert client.transport is not None
+            client.transport.loseConnection()
+            await client.ended
+
+    def test_a_port_in_use(self) -> None:
+        """One line says which address, and why."""
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            listen = f"127.0.0.1:{taken.getsockname()[1]}"
+            with self.assertRaises(CannotListen) as caught:
+                self.listeners("127.0.0.1:0", listen).privilegedStartService()
+        self.assertEqual(
+            str(caught.exception), f"cannot listen on '{listen}': Address already in use"
+        )
+
+    def test_an_address_that_makes_no_sense(self) -> None:
+        """One line as well, whatever Twisted makes of it."""
+        for listen in ("nonsense:1", "203.0.113.1:0", "tcp:x", "unix:/no/such/folder/socket"):
+            with self.assertRaises(CannotListen) as caught:
+                self.listeners(listen).privilegedStartService()
+            message = str(caught.exception)
+            self.assertTrue(message.startswith(f"cannot listen on '{listen}': "), message)
+            self.assertNotIn("\n", message)
+            self.assertGreater(len(message), len(listen) + 22)

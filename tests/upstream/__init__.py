@@ -1,0 +1,1 @@
+"""Tests of the way to one backend, over memory and over real loopback sockets."""

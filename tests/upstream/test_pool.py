@@ -1,0 +1,234 @@
+"""Tests of `llmproxy.upstream.pool`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from twisted.internet.error import ConnectionDone
+
+from llmproxy.upstream.pool import IDLE_S
+from tests.upstream.memory import Rig
+
+OK = b"HTTP/1.1 200 OK\r\n"
+PLAIN = OK + b"Content-Length: 5\r\n\r\nhello"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    """Make a pool; after the test, nothing of it may be left."""
+    rig = Rig()
+    yield rig
+    rig.finish()
+
+
+def test_nothing_to_take(rig: Rig) -> None:
+    """A new pool is empty, and sets no timer."""
+    assert rig.pool.take() is None
+    assert repr(rig.pool) == "<ConnectionPool idle=0 open=0>"
+    assert rig.clock.getDelayedCalls() == []
+
+
+def test_last_in_first_out(rig: Rig) -> None:
+    """The connection that was idle for the shortest time is the likeliest to be alive."""
+    lines = [rig.idle_line() for _ in range(3)]
+    assert repr(rig.pool) == "<ConnectionPool idle=3 open=3>"
+    taken = [rig.pool.take() for _ in range(4)]
+    assert taken == [*(line.connection for line in reversed(lines)), None]
+    assert repr(rig.pool) == "<ConnectionPool idle=0 open=3>"
+    for line in lines:
+        line.connection.abort()
+
+
+def test_busy_connection_is_not_idle(rig: Rig) -> None:
+    """It comes to the pool when its answer is complete, not before."""
+    line = rig.line()
+    asked = line.ask()
+    line.say(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na")
+    asked.receive()
+    assert repr(rig.pool) == "<ConnectionPool idle=0 open=1>"
+    line.say(b"b")
+    assert repr(rig.pool) == "<ConnectionPool idle=1 open=1>"
+
+
+def test_expired_ones_are_not_given(rig: Rig) -> None:
+    """What was idle for too long is closed instead."""
+    old = rig.idle_line()
+    rig.clock.advance(IDLE_S - 1)
+    young = rig.idle_line()
+    rig.clock.rightNow += 1  # the time has come, the sweep has not
+    assert rig.pool.take() is young.connection
+    assert rig.pool.take() is None
+    assert old.transport.disconnecting
+    assert not young.transport.disconnecting
+    young.connection.abort()
+
+
+def test_expired_ones_are_closed_untouched(rig: Rig) -> None:
+    """Nobody has to ask; and when all are gone, so is the timer."""
+    first = rig.idle_line()
+    rig.clock.advance(IDLE_S / 2)
+    second = rig.idle_line()
+    rig.clock.advance(IDLE_S / 2)
+    assert first.transport.disconnecting
+    assert repr(rig.pool) == "<ConnectionPool idle=1 open=1>"
+    rig.clock.advance(IDLE_S)
+    assert second.transport.disconnecting
+    rig.turn()
+    assert repr(rig.pool) == "<ConnectionPool idle=0 open=0>"
+    assert rig.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize(
+    ("field", "kept_s"),
+    [
+        (b"Keep-Alive: timeout=3\r\n", 2.0),
+        (b"Keep-Alive: max=100, Timeout = 3\r\n", 2.0),
+        (b"Keep-Alive: timeout=75\r\n", IDLE_S),
+        (b"Keep-Alive: timeout=99999999999999999999999999\r\n", IDLE_S),
+        (b"Keep-Alive: timeout=soon\r\n", IDLE_S),
+        (b"Keep-Alive: timeout=-3\r\n", IDLE_S),
+        (b"Keep-Alive: max=1\r\n", IDLE_S),
+        (b"Keep-Alive:\r\n", IDLE_S),
+    ],
+)
+def test_keep_alive_timeout(rig: Rig, field: bytes, kept_s: float) -> None:
+    """What the backend announces holds, less a second, if it is shorter than our own."""
+    line = rig.idle_line(field)
+    rig.clock.rightNow += kept_s - 0.01
+    assert rig.pool.take() is line.connection
+    rig.pool.put(line.connection)
+    rig.clock.rightNow += kept_s + 0.01
+    assert rig.pool.take() is None
+    assert line.transport.disconnecting
+
+
+@pytest.mark.parametrize("seconds", [b"0", b"1"])
+def test_keep_alive_too_short_to_use(rig: Rig, seconds: bytes) -> None:
+    """A connection that the backend closes at once is not kept at all."""
+    line = rig.idle_line(b"Keep-Alive: timeout=" + seconds + b"\r\n")
+    assert line.transport.disconnecting
+    assert rig.pool.take() is None
+
+
+def test_max_idle() -> None:
+    """No more are kept than allowed."""
+    rig = Rig(max_idle=2)
+    lines = [rig.idle_line() for _ in range(3)]
+    assert repr(rig.pool) == "<ConnectionPool idle=2 open=3>"
+    assert [line.transport.disconnecting for line in lines] == [False, False, True]
+    rig.finish()
+
+
+def test_closed_by_the_backend(rig: Rig) -> None:
+    """An idle connection that ends is forgotten."""
+    first, second = rig.idle_line(), rig.idle_line()
+    second.transport.lose(ConnectionDone())
+    assert repr(rig.pool) == "<ConnectionPool idle=1 open=1>"
+    assert rig.pool.take() is first.connection
+    first.connection.abort()
+
+
+def test_close_idle(rig: Rig) -> None:
+    """The idle ones go, the busy one stays, and the pool goes on."""
+    idle, busy = rig.idle_line(), rig.line()
+    asked = busy.ask()
+    rig.pool.close_idle()
+    assert (idle.transport.disconnecting, busy.transport.disconnecting) == (True, False)
+    busy.say(b"HTTP/1.1 204 No Content\r\n\r\n")
+    assert asked.response.code == 204
+    rig.turn()
+    assert repr(rig.pool) == "<ConnectionPool idle=1 open=1>"
+
+
+def test_close() -> None:
+    """The idle ones go at once, the busy one when its answer is complete; no timer stays."""
+    rig = Rig()
+    idle, busy = rig.idle_line(), rig.line()
+    asked = busy.ask()
+    rig.pool.close()
+    rig.pool.close()
+    assert (idle.transport.disconnecting, busy.transport.disconnecting) == (True, False)
+    assert rig.pool.take() is None
+    busy.say(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    receiver = asked.receive()
+    assert (receiver.body, receiver.end) == (b"ok", "ResponseDone")
+    assert busy.transport.disconnecting
+    rig.finish()
+
+
+def test_forget_is_idempotent(rig: Rig) -> None:
+    """A connection is forgotten when it is cut, and again when it has ended."""
+    line = rig.idle_line()
+    rig.pool.forget(line.connection)
+    rig.pool.forget(line.connection)
+    assert repr(rig.pool) == "<ConnectionPool idle=0 open=0>"
+
+
+# what comes back to it
+
+
+def reuse(rig: Rig, *reads: bytes, method: bytes = b"GET") -> bool:
+    """Answer a request; say whether the connection went back to the pool."""
+    line = rig.line()
+    asked = line.ask(method)
+    line.say(*reads)
+    assert asked.receive().end == "ResponseDone"
+    idle = "idle=1" in repr(rig.pool)
+    assert idle is not line.transport.disconnecting
+    rig.pool.close_idle()
+    rig.turn()
+    return idle
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        PLAIN,
+        CHUNKED + b"0\r\n\r\n",
+        b"HTTP/1.1 204 No Content\r\n\r\n",
+        b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n" + PLAIN,
+        b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n",
+        OK + b"Upgrade: h2c\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\n",
+    ],
+)
+def test_reusable(rig: Rig, octets: bytes) -> None:
+    """A complete answer leaves the connection open, unless it says otherwise."""
+    assert reuse(rig, octets)
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        OK + b"Connection: close\r\nContent-Length: 0\r\n\r\n",
+        OK + b"Connection: X-Thing, Close\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n",
+        PLAIN + b"x",
+        PLAIN + PLAIN,
+        PLAIN + b"HTTP/1.1 2",
+        CHUNKED + b"0\r\n\r\nHTTP/1.1 200 OK\r\n\r\nsmuggled",
+        b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\nhello",
+    ],
+)
+def test_not_reusable(rig: Rig, octets: bytes) -> None:
+    """Bytes after the answer are nobody's, and who sends them is not asked again."""
+    assert not reuse(rig, octets)
+
+
+def test_head_request_ends_the_connection(rig: Rig) -> None:
+    """The parser cannot be told that no body follows."""
+    assert not reuse(rig, OK + b"Content-Length: 5\r\n\r\n", method=b"HEAD")
+    assert not reuse(rig, CHUNKED, method=b"HEAD")
+    assert reuse(rig, b"HTTP/1.1 204 No Content\r\n\r\n", method=b"HEAD")
+
+
+def test_unasked_bytes_close_an_idle_connection(rig: Rig) -> None:
+    """And it is not given to anybody in the meantime."""
+    line = rig.idle_line()
+    line.say(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
+    assert line.transport.aborted
+    assert rig.pool.take() is None
+    line.say(b"more")
+    rig.turn()
