@@ -78,7 +78,7 @@ CLOSING = {
 """Where the client's connection cannot go on, or had better not."""
 
 STORMY = re.compile(
-    r"(?<!UTF-)[0-9]|rate.?limit|overload|try again|token.{0,10}(limit|exceed)|exceeds? the limit"
+    r"[0-9]|rate.?limit|overload|try again|token.{0,10}(limit|exceed)|exceeds? the limit"
     r"|maximum context|context length|too many|quota|server_error|unavailable",
     re.IGNORECASE,
 )

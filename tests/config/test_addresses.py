@@ -63,7 +63,7 @@ def test_where_nobody_can_listen(bad: str, words: str) -> None:
         "http://127.0.0.1:8001",
         "https://gpu-1.example.org/",
         "http://[::1]:8000/prefix",
-        "http://vllm_1:8000/v1/gateway",
+        "http://vllm-1:8000/v1/gateway",
     ],
 )
 def test_urls(url: str) -> None:
