@@ -16,7 +16,6 @@ from __future__ import annotations
 import socket
 import struct
 from collections import deque
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -41,8 +40,6 @@ from llmproxy.wire.heads import check_request_head, framing_head, split_target
 from llmproxy.wire.request_id import sane_request_id
 
 if TYPE_CHECKING:
-    from twisted.web.http_headers import Headers
-
     from llmproxy.site import EdgeRequest, EdgeSite
 
 MAX_FIELDS = 100
@@ -558,27 +555,16 @@ class EdgeChannel(Protocol):
 
     # what twisted.web's Request asks of its channel
 
-    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
-        """Write an answer's head, under our own version, never the client's."""
-        del version
-        lines = [b"HTTP/1.1 ", code, b" ", reason, b"\r\n"]
-        for name, values in headers.getAllRawHeaders():
-            for value in values:
-                lines += (name, b": ", value, b"\r\n")
-        current = self._current
-        if current is not None and self.is_last(current) and not headers.hasHeader("connection"):
-            lines.append(b"Connection: close\r\n")
-            self._persistent = False  # said is said, even if the rest of the body still comes
-        lines.append(b"\r\n")
-        self._transport.writeSequence(lines)
+    def end_line(self, request: EdgeRequest) -> bytes:
+        """Give the field that tells of the connection's end, if it ends with this answer."""
+        if not self.is_last(request):
+            return b""
+        self._persistent = False  # said is said, even if the rest of the body still comes
+        return b"Connection: close\r\n"
 
     def write(self, data: bytes) -> None:
         """Write to the client."""
         self._transport.write(data)
-
-    def writeSequence(self, pieces: Iterable[bytes]) -> None:
-        """Write several pieces at once."""
-        self._transport.writeSequence(pieces)
 
     def getPeer(self) -> IAddress:
         """Give the client's address."""

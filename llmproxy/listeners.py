@@ -9,9 +9,11 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.tcp import Port, Server
 from twisted.logger import Logger
 
 from llmproxy.errors import LLMProxyError
+from llmproxy.transport import ImmediateServer
 
 BACKLOG = 4096
 
@@ -68,7 +70,7 @@ class Listeners(Service):
             try:
                 endpoint = serverFromString(self._reactor, endpoint_string(listen))
                 opened: Deferred[IListeningPort] = endpoint.listen(self._factory)
-                opened.addCallback(self.ports.append)
+                opened.addCallback(self._opened)
                 failures: list[Any] = []
                 opened.addErrback(failures.append)
                 if failures:
@@ -79,6 +81,11 @@ class Listeners(Service):
                 raise CannotListen(f"cannot listen on {listen!r}: {text}") from error
         for port in self.ports:
             self._log.info("listening on {address}", address=describe(port.getHost()))
+
+    def _opened(self, port: IListeningPort) -> None:
+        self.ports.append(port)
+        if isinstance(port, Port) and port.transport is Server:
+            port.transport = ImmediateServer
 
     async def close(self) -> None:
         """Listen no more; connections stay."""

@@ -198,7 +198,7 @@ class Gateway(MultiService):
             trusted_proxies=TrustedProxies(server.trusted_proxies),
             now=time.time,
             random_bytes=os.urandom,
-            add_cors=cors.add_to,
+            cors_fields=cors.fields_for,
             log_request=log_request,
             log_refused=log_refused,
         )

@@ -16,7 +16,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import datetimeToString
-from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 from zope.interface import implementer
 
@@ -56,6 +55,10 @@ class EdgeRequest(server.Request):
         self.from_trusted_proxy = False
         self.secure = channel.isSecure()
         self.started_s = 0.0
+        self._first: dict[bytes, bytes] = {}
+        self._head = b""
+        self._bodiless = False
+        self._framed = False
         self._gone: Callable[[], None] | None = None
         self._is_gone = False
         # The body: pieces until somebody reads it, then until it is complete.
@@ -93,6 +96,7 @@ class EdgeRequest(server.Request):
             fields = [(name, value) for name, value in fields if name != b"host"]
             fields.insert(0, (b"host", authority))
         self.raw_headers = fields
+        self._first = dict(reversed(fields))
         self.started_s = started_s
         forwarded_for = []
         chunked = False
@@ -197,10 +201,7 @@ class EdgeRequest(server.Request):
 
     def header(self, name: bytes) -> bytes:
         """Give the value of the first field of that lower-case name, or nothing."""
-        for field, value in self.raw_headers:
-            if field == name:
-                return value
-        return b""
+        return self._first.get(name, b"")
 
     def read_body(self, limit_bytes: int, budget: IByteBudget) -> Deferred[bytes]:
         """Read the whole body; see `IClientRequest.read_body`."""
@@ -234,21 +235,47 @@ class EdgeRequest(server.Request):
 
     def begin(self, status: int, reason: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Set the answer's head; see `IClientRequest.begin`."""
-        self.setResponseCode(status, reason or reason_phrase(status))
-        ours = self.responseHeaders = Headers()  # an earlier head may have failed unsent
+        self.code = status  # an earlier head may have failed unsent: all is set anew
+        lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason or reason_phrase(status))]
+        length_known = dated = False
         for name, value in headers:
-            ours.addRawHeader(name, value)
-        if status == 204:
-            ours.removeHeader("content-length")  # RFC 9110, section 8.6
-        if not ours.hasHeader("date"):
-            ours.addRawHeader(b"Date", datetimeToString(self.site.now()))
-        ours.setRawHeaders(b"X-Request-ID", [self.request_id.encode("ascii")])
-        self.site.add_cors(self)
+            lower = name.lower()
+            if lower == b"content-length":
+                if status == 204:
+                    continue  # RFC 9110, section 8.6
+                length_known = True
+            elif lower == b"date":
+                dated = True
+            elif lower == b"x-request-id":
+                continue
+            lines.append(b"%b: %b\r\n" % (name, value))
+        lines.extend(b"%b: %b\r\n" % field for field in self.site.cors_fields(self))
+        if not dated:
+            lines.append(self.site.date_line())
+        self._bodiless = self.method == b"HEAD" or status in (204, 304)
+        chunked = not length_known and not self._bodiless and self.clientproto == b"HTTP/1.1"
+        if chunked:
+            lines.append(b"Transfer-Encoding: chunked\r\n")
+        lines.append(b"X-Request-ID: %b\r\n" % self.request_id.encode("ascii"))
+        self.chunked = int(chunked)
+        self._framed = chunked or length_known
+        self._head = b"".join(lines)
 
     def write(self, data: bytes) -> None:
-        """Write a piece of the body, framed as the head says."""
-        if not self._is_gone and not self.finished:
-            super().write(data)
+        """Write a piece of the body, framed as the head says; the head goes with the first."""
+        if self._is_gone or self.finished:
+            return
+        if self._bodiless:
+            data = b""
+        self.sentLength += len(data)
+        if self.chunked and data:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if not self.startedWriting:
+            assert self._head, "begin comes first"
+            self.startedWriting = 1
+            data = b"%b%b\r\n%b" % (self._head, self.channel.end_line(self), data)
+        if data:
+            self.channel.write(data)
 
     def finish(self) -> None:
         """End the answer well."""
@@ -265,10 +292,9 @@ class EdgeRequest(server.Request):
         if farewell:
             self.write(farewell)
         # Closing shows the break where chunks or a length frame the body; else only a reset does.
-        framed = bool(self.chunked) or self.responseHeaders.hasHeader("content-length")
         channel = self.channel
         self._is_gone = True
-        if framed:
+        if self._framed:
             channel.loseConnection()
         else:
             channel.abort()
@@ -348,7 +374,7 @@ class EdgeSite(server.Site):
         trusted_proxies: Whose X-Forwarded-For is believed.
         now: Seconds since the epoch.
         random_bytes: Gives that many random bytes.
-        add_cors: Adds the fields that browsers need to an answer.
+        cors_fields: Gives the fields that browsers need on an answer.
         log_request: Takes each request that no exchange has recorded, when it is answered.
         log_refused: Takes each error that was answered before there was a request.
     """
@@ -363,14 +389,16 @@ class EdgeSite(server.Site):
         trusted_proxies: TrustedProxies,
         now: Callable[[], float],
         random_bytes: Callable[[int], bytes],
-        add_cors: Callable[[EdgeRequest], None],
+        cors_fields: Callable[[EdgeRequest], Sequence[tuple[bytes, bytes]]],
         log_request: Callable[[EdgeRequest], None],
         log_refused: Callable[[GatewayError, str, str], None],
     ) -> None:
         super().__init__(resource, reactor=reactor)
         self.trusted_proxies = trusted_proxies
         self.now = now
-        self.add_cors = add_cors
+        self.cors_fields = cors_fields
+        self._date_s = 0
+        self._date_line = b""
         self._limits = limits
         self._max_connections = max_connections
         self._random_bytes = random_bytes
@@ -408,6 +436,14 @@ class EdgeSite(server.Site):
     def make_request(self, channel: EdgeChannel) -> EdgeRequest:
         """Make the request whose head has just come."""
         return EdgeRequest(channel, self)
+
+    def date_line(self) -> bytes:
+        """Give the Date field of this second, encoded."""
+        now_s = int(self.now())
+        if now_s != self._date_s:
+            self._date_s = now_s
+            self._date_line = b"Date: " + datetimeToString(now_s) + b"\r\n"
+        return self._date_line
 
     def new_request_id(self) -> str:
         """Make a request id."""

@@ -344,7 +344,7 @@ class Edge:
         trusted: Networks of trusted proxies.
         budget_bytes: What all bodies may take.
         body_limit_bytes: What `echo` allows a body.
-        add_cors: Adds fields to answers.
+        cors_fields: Gives fields to add to answers.
         reactor: Keeps time for the site; None: ``clock``.
 
     Attributes:
@@ -366,7 +366,7 @@ class Edge:
         trusted: Sequence[str] = (),
         budget_bytes: int = 1 << 20,
         body_limit_bytes: int = 1 << 20,
-        add_cors: Callable[[EdgeRequest], None] = lambda _: None,
+        cors_fields: Callable[[EdgeRequest], Sequence[tuple[bytes, bytes]]] = lambda _: (),
         reactor: Any = None,
     ) -> None:
         self.clock = Clock()
@@ -386,7 +386,7 @@ class Edge:
             trusted_proxies=TrustedProxies(trusted),
             now=lambda: NOW_S,
             random_bytes=self._next_bytes,
-            add_cors=add_cors,
+            cors_fields=cors_fields,
             log_request=self.logged.append,
             log_refused=lambda error, ip, name: self.refused.append((error.code, ip, name)),
         )

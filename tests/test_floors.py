@@ -28,6 +28,7 @@ FLOORS: dict[str, int] = {
     "site": 4,
     "channel": 4,
     "listeners": 4,
+    "transport": 4,
     "service": 5,
     "lifecycle": 5,
     "tap": 5,

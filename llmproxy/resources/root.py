@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from twisted.web.resource import Resource
@@ -56,7 +56,7 @@ class _Preflight(EdgeResource):
         self._cors = cors
 
     def answer(self, request: EdgeRequest, principal: Principal) -> None:
-        """Answer 204; the fields of `CrossOrigin.add_to` come with `begin`."""
+        """Answer 204; the fields of `CrossOrigin.fields_for` come with `begin`."""
         del principal
         request.begin(204, b"", self._cors.preflight_fields)
         request.finish()
@@ -98,21 +98,19 @@ class CrossOrigin:
     def _allows(self, origin: bytes) -> bool:
         return bool(origin) and (self._any or origin in self._origins)
 
-    def add_to(self, request: EdgeRequest) -> None:
-        """Add the fields that let a browser's script read an answer."""
+    def fields_for(self, request: EdgeRequest) -> Sequence[tuple[bytes, bytes]]:
+        """Give the fields that let a browser's script read an answer."""
         if not self._enabled:
-            return
-        headers = request.responseHeaders
-        if not self._any:
-            headers.addRawHeader(b"Vary", b"Origin")
+            return ()
+        fields = [] if self._any else [(b"Vary", b"Origin")]
         origin = request.header(b"origin")
-        if not self._allows(origin):
-            return
-        headers.setRawHeaders(b"Access-Control-Allow-Origin", [b"*" if self._any else origin])
-        if self._credentials:
-            headers.setRawHeaders(b"Access-Control-Allow-Credentials", [b"true"])
-        if self._exposed:
-            headers.setRawHeaders(b"Access-Control-Expose-Headers", [self._exposed])
+        if self._allows(origin):
+            fields.append((b"Access-Control-Allow-Origin", b"*" if self._any else origin))
+            if self._credentials:
+                fields.append((b"Access-Control-Allow-Credentials", b"true"))
+            if self._exposed:
+                fields.append((b"Access-Control-Expose-Headers", self._exposed))
+        return fields
 
 
 def make_root(

@@ -101,7 +101,7 @@ class Tree:
 
     def edge(self) -> Edge:
         """Make an edge that serves it."""
-        return Edge(resource=self.root, add_cors=self.cross_origin.add_to)
+        return Edge(resource=self.root, cors_fields=self.cross_origin.fields_for)
 
     def ask(self, method: str, path: str, *lines: str, key: str = "sk-all") -> Answer:
         """Ask something on a connection of its own, which stays open afterwards.
