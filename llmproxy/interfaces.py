@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from twisted.web.iweb import IResponse
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
-    from twisted.web.iweb import IResponse
+    from twisted.web.iweb import IBodyProducer
 
     from llmproxy.values import Backend as BackendIdentity
     from llmproxy.values import (
@@ -130,6 +131,14 @@ class IStrategy(Interface):
         """Choose one of at least one candidate."""
 
 
+class IUpstreamResponse(IResponse):
+    """A backend's answer, with its fields as they came."""
+
+    fields: Sequence[tuple[bytes, bytes]] = Attribute(
+        "All fields in their order, names in lower case, values stripped."
+    )
+
+
 class IUpstreamClient(Interface):
     """The part of treq's ``HTTPClient`` that the data path uses."""
 
@@ -137,11 +146,18 @@ class IUpstreamClient(Interface):
         method: str,
         url: bytes,
         *,
-        headers: object = None,
-        data: object = None,
+        headers: Sequence[tuple[bytes, bytes]],
+        data: IBodyProducer | None,
         unbuffered: bool = True,
-    ) -> Deferred[IResponse]:
+    ) -> Deferred[IUpstreamResponse]:
         """Send a request, exactly as given.
+
+        Args:
+            method: The method.
+            url: The URL, as it is to be asked for.
+            headers: Fields in their order.
+            data: The body; None: none.
+            unbuffered: True: the body is delivered as it comes.
 
         Returns:
             A Deferred of the response's head, the body not yet begun. It fails with the retryable

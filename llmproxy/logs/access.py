@@ -6,7 +6,9 @@ because records hold none.
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
+from functools import lru_cache
 from typing import Literal, TextIO
 
 import attrs
@@ -23,6 +25,8 @@ _UNSAFE = {
     # What some readers take for the end of a line.
     **{number: f"\\u{number:04x}" for number in (0x2028, 0x2029)},
 }
+
+_SUSPECT = re.compile("[" + "".join(re.escape(chr(number)) for number in _UNSAFE) + "]")
 
 
 @implementer(IReporter)
@@ -54,9 +58,15 @@ class AccessLog:
             self._failing = False
 
 
+@lru_cache(maxsize=8)
+def _stamp(second: int) -> str:
+    """Write a second as the combined format does; most lines share theirs with the one before."""
+    return datetime.fromtimestamp(second).astimezone().strftime("%d/%b/%Y:%H:%M:%S %z")
+
+
 def combined_line(record: UsageRecord) -> str:
     """Encode a record in the combined format, with what a gateway adds to it as ``key=value``."""
-    when = datetime.fromtimestamp(record.time).astimezone().strftime("%d/%b/%Y:%H:%M:%S %z")
+    when = _stamp(int(record.time))
     usage = record.usage
     extras = [
         f"request_id={record.request_id}",
@@ -103,7 +113,7 @@ def _ms(value: float | None) -> str:
 
 def _quoted(text: str) -> str:
     """Make a client's text safe between double quotes: no forged lines or fields."""
-    return text.translate(_UNSAFE)
+    return text.translate(_UNSAFE) if _SUSPECT.search(text) else text
 
 
 def _safe(text: str) -> str:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.web.http_headers import Headers
-from twisted.web.iweb import IBodyProducer, IResponse
+from twisted.web.iweb import IBodyProducer
 
 from llmproxy.errors import FirstByteTimeout, GatewayTimeout
-from llmproxy.interfaces import IBackendLease
+from llmproxy.interfaces import IBackendLease, IUpstreamResponse
 from llmproxy.wire.body_edit import edit_body
 
 
@@ -47,7 +47,7 @@ class Answering:
         deadline_s: When the backend's total time is over, on the clock; None: never.
     """
 
-    response: IResponse
+    response: IUpstreamResponse
     injected_usage: bool
     deadline_s: float | None
 
@@ -68,7 +68,7 @@ class Attempt:
         clock: IReactorTime,
         lease: IBackendLease,
         outbound: Outbound,
-        headers: Headers,
+        headers: Sequence[tuple[bytes, bytes]],
         make_body: Any,
     ) -> None:
         self._clock = clock
@@ -118,6 +118,6 @@ class Attempt:
             if timer is not None and timer.active():
                 timer.cancel()
 
-    def _expire(self, answer: Deferred[IResponse]) -> None:
+    def _expire(self, answer: Deferred[IUpstreamResponse]) -> None:
         self._expired = True
         answer.cancel()

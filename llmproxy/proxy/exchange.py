@@ -16,7 +16,6 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH
 
 from llmproxy.errors import (
@@ -200,7 +199,7 @@ class Exchange:
             if self._first_attempt_s is None:
                 self._first_attempt_s = path.clock.seconds()
             attempt = Attempt(
-                path.clock, lease, outbound, self._upstream_headers(lease), path.make_body
+                path.clock, lease, outbound, self._upstream_fields(lease), path.make_body
             )
             try:
                 return await attempt.head()
@@ -213,7 +212,7 @@ class Exchange:
                 if not isinstance(error, ReusedConnectionDied):
                     tried.add(lease.backend.name)
 
-    def _upstream_headers(self, lease: IBackendLease) -> Headers:
+    def _upstream_fields(self, lease: IBackendLease) -> list[tuple[bytes, bytes]]:
         request = self._request
         caller = Caller(
             client_ip=request.client_ip,
@@ -222,29 +221,22 @@ class Exchange:
             trusted=request.from_trusted_proxy,
             peer_ip=request.peer_ip,
         )
-        headers = Headers()
-        for name, value in self._path.rules.upstream(
+        return self._path.rules.upstream(
             request.raw_headers,
             caller,
             request.request_id.encode("ascii"),
             lease.backend.headers,
-        ):
-            headers.addRawHeader(name, value)
-        return headers
+        )
 
     async def _relay_body(self, answering: Answering) -> None:
         path, request, response = self._path, self._request, answering.response
         lease = self._lease
         assert lease is not None
-        fields = [
-            (name.lower(), value)
-            for name, values in response.headers.getAllRawHeaders()
-            for value in values
-        ]
-        content_type = response.headers.getRawHeaders(b"content-type", [b""])[0]
-        is_stream = content_type.lower().startswith(b"text/event-stream")
+        fields = response.fields
+        named = dict(fields)
+        is_stream = named.get(b"content-type", b"").lower().startswith(b"text/event-stream")
         # A compressed stream, which was not asked for, cannot be looked into.
-        readable = not response.headers.hasHeader(b"content-encoding")
+        readable = b"content-encoding" not in named
         withholder = (
             UsageWithholder() if answering.injected_usage and is_stream and readable else None
         )

@@ -7,6 +7,7 @@ adds nothing but Host and the body's length. Foreign exceptions become ours here
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from OpenSSL import SSL
@@ -93,7 +94,23 @@ class BackendAgent:
         headers: Headers | None = None,
         bodyProducer: IBodyProducer | None = None,
     ) -> Deferred[IResponse]:
-        """Send a request; see `IUpstreamClient.request`.
+        """Send a request, as `IAgent` has it; see `send` for what it raises."""
+        fields = [] if headers is None else headers.getAllRawHeaders()
+        return self.send(
+            method,
+            uri,
+            [(name, value) for name, values in fields for value in values],
+            bodyProducer,
+        )
+
+    def send(
+        self,
+        method: bytes,
+        uri: bytes,
+        fields: Sequence[tuple[bytes, bytes]],
+        body: IBodyProducer | None,
+    ) -> Deferred[IResponse]:
+        """Send a request with its fields as they stand there; see `IUpstreamClient.request`.
 
         Raises:
             ValueError: The URI is not of this backend's origin or holds what would end the request
@@ -103,26 +120,26 @@ class BackendAgent:
         target = uri[len(origin) :]
         if not uri.startswith(origin) or not _TARGET.match(target):
             raise ValueError(f"{uri!r} is not a path below {origin!r}")
-        if bodyProducer is not None and bodyProducer.length is UNKNOWN_LENGTH:
+        if body is not None and body.length is UNKNOWN_LENGTH:
             raise ValueError("the body's length must be known")
-        lines = [self._host_line]
-        if headers is not None:
-            for name, values in headers.getAllRawHeaders():
-                lines.extend(b"%s: %s\r\n" % (name, value) for value in values)
-        return Deferred.fromCoroutine(self._request(method, target, lines, bodyProducer))
-
-    async def _request(
-        self, method: bytes, target: bytes, lines: list[bytes], body: IBodyProducer | None
-    ) -> IResponse:
+        lines = [self._host_line, *(b"%b: %b\r\n" % field for field in fields)]
         connection = self._pool.take()
         if connection is None:
-            connection = await self._connect()
-        try:
-            return await connection.send(method, target, lines, body)
-        except ReusedConnectionDied:
+            return Deferred.fromCoroutine(self._send_afresh(method, target, lines, body))
+        answer: Deferred[Any] = connection.send(method, target, lines, body)
+        return answer.addErrback(self._reused_failed)
+
+    async def _send_afresh(
+        self, method: bytes, target: bytes, lines: list[bytes], body: IBodyProducer | None
+    ) -> IResponse:
+        connection = await self._connect()
+        return await connection.send(method, target, lines, body)
+
+    def _reused_failed(self, failure: Failure) -> Failure:
+        if failure.check(ReusedConnectionDied):
             # Its siblings are as old: whoever tries again gets a fresh one.
             self._pool.close_idle()
-            raise
+        return failure
 
     async def _connect(self) -> BackendConnection:
         started_s = self._reactor.seconds()

@@ -7,15 +7,17 @@ cannot: what it is given goes out, what comes back is what the backend sent.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from twisted.web.iweb import IBodyProducer, IResponse
 from zope.interface import implementer
 
 from llmproxy.interfaces import IUpstreamClient
+from llmproxy.upstream.agent import BackendAgent
 
 
 @implementer(IUpstreamClient)
@@ -26,7 +28,7 @@ class GatewayClient(HTTPClient):
         agent: What it sends with.
     """
 
-    def __init__(self, agent: IAgent) -> None:
+    def __init__(self, agent: BackendAgent) -> None:
         super().__init__(agent)
         self._gateway_agent = agent
 
@@ -35,17 +37,29 @@ class GatewayClient(HTTPClient):
         method: str,
         url: bytes,
         *,
-        headers: Headers | None = None,
+        headers: Headers | Sequence[tuple[bytes, bytes]] | None = None,
         data: IBodyProducer | None = None,
         unbuffered: bool = True,
-        _stacklevel: int = 2,  # treq's own get() and post() say it, for its warnings
+        _stacklevel: int = 2,
         **refused: Any,
     ) -> Deferred[IResponse]:
         """Send a request; see `IUpstreamClient.request`.
+
+        Args:
+            method: The method.
+            url: The URL, as it is to be asked for.
+            headers: As fields in their order, which the data path gives, or as treq takes them.
+            data: The body.
+            unbuffered: Must be true.
+            _stacklevel: treq's own, for its warnings.
+            **refused: Anything else that treq takes.
 
         Raises:
             TypeError: An argument of treq's asks for what this client cannot do.
         """
         if refused or not unbuffered:
             raise TypeError(f"the gateway's client does not take {sorted(refused) or 'buffering'}")
-        return self._gateway_agent.request(method.encode("ascii"), url, headers, data)
+        agent = self._gateway_agent
+        if headers is None or isinstance(headers, Headers):
+            return agent.request(method.encode("ascii"), url, headers, data)
+        return agent.send(method.encode("ascii"), url, headers, data)

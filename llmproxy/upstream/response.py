@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IProtocol, IPushProducer
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
+from twisted.web.iweb import UNKNOWN_LENGTH
 from zope.interface import implementer
+
+from llmproxy.interfaces import IUpstreamResponse
 
 if TYPE_CHECKING:
     from llmproxy.upstream.connection import BackendConnection
@@ -61,7 +64,7 @@ class BodyTransport:
         self.stopProducing()
 
 
-@implementer(IResponse)
+@implementer(IUpstreamResponse)
 class UpstreamResponse:
     """One answer.
 
@@ -69,7 +72,7 @@ class UpstreamResponse:
         version: As in ``(b"HTTP", 1, 1)``.
         code: Status.
         phrase: Reason phrase.
-        headers: All fields.
+        fields: All fields in their order, names in lower case.
         length: Content-Length, or `UNKNOWN_LENGTH`.
     """
 
@@ -87,10 +90,9 @@ class UpstreamResponse:
         self.version = version
         self.code = code
         self.phrase = phrase
-        self.headers = Headers()
+        self.fields = fields
         self.length: Any = UNKNOWN_LENGTH
         for name, value in fields:
-            self.headers.addRawHeader(name, value)
             if name == b"content-length":
                 self.length = int(value)
         self._transport = BodyTransport(connection)
@@ -102,6 +104,14 @@ class UpstreamResponse:
     def __repr__(self) -> str:
         state = "ended" if self._end is not None else "open"
         return f"<UpstreamResponse {self.code} {state}>"
+
+    @functools.cached_property
+    def headers(self) -> Headers:
+        """The fields as `IResponse` has them, made at the first look."""
+        headers = Headers()
+        for name, value in self.fields:
+            headers.addRawHeader(name, value)
+        return headers
 
     def setPreviousResponse(self, response: Any) -> None:
         """Part of `IResponse`; no redirect is ever followed here."""

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.web.iweb import IResponse
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
@@ -25,6 +24,7 @@ from llmproxy.interfaces import (
     IRouter,
     IStrategy,
     IUpstreamClient,
+    IUpstreamResponse,
 )
 from llmproxy.values import ANONYMOUS, Backend, BackendStatus, ModelCard, ModelRoute, Principal
 
@@ -41,7 +41,7 @@ class Client:
         headers: object = None,
         data: object = None,
         unbuffered: bool = True,
-    ) -> Deferred[IResponse]:
+    ) -> Deferred[IUpstreamResponse]:
         """Send nothing."""
         raise AssertionError("the directory sends nothing")
 

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
+from twisted.web.iweb import UNKNOWN_LENGTH
 from zope.interface import implementer
 
 from llmproxy.errors import InvalidApiKey, ModelNotFound, NoBackend
@@ -22,6 +22,7 @@ from llmproxy.interfaces import (
     IReporter,
     IRouter,
     IUpstreamClient,
+    IUpstreamResponse,
 )
 from llmproxy.values import Backend, ModelRoute, Principal, UsageRecord
 
@@ -156,7 +157,7 @@ class FakeBodyTransport:
         self.stopped = True
 
 
-@implementer(IResponse)
+@implementer(IUpstreamResponse)
 class FakeResponse:
     """A response whose body the test delivers."""
 
@@ -175,6 +176,7 @@ class FakeResponse:
         self.headers = Headers()
         for name, value in (headers or {}).items():
             self.headers.addRawHeader(name, value)
+        self.fields = [(name.lower(), value) for name, value in (headers or {}).items()]
         self.length = length
         self.transport = FakeBodyTransport()
         self.receiver: Any = None
@@ -210,9 +212,9 @@ class Sent:
 
     method: str
     url: bytes
-    headers: Headers
+    headers: Sequence[tuple[bytes, bytes]]
     body: bytes
-    answer: Deferred[IResponse]
+    answer: Deferred[IUpstreamResponse]
     cancelled: bool = False
 
 
@@ -228,14 +230,14 @@ class FakeUpstream:
         method: str,
         url: bytes,
         *,
-        headers: Any = None,
-        data: Any = None,
+        headers: Sequence[tuple[bytes, bytes]],
+        data: Any,
         unbuffered: bool = True,
-    ) -> Deferred[IResponse]:
+    ) -> Deferred[IUpstreamResponse]:
         """Note a request."""
         assert unbuffered
 
-        def cancelled(_: Deferred[IResponse]) -> None:
+        def cancelled(_: Deferred[IUpstreamResponse]) -> None:
             sent.cancelled = True
 
         sent = Sent(method, url, headers, data, Deferred(cancelled))
