@@ -13,8 +13,6 @@ early by one read.
 
 from __future__ import annotations
 
-import socket
-import struct
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +33,7 @@ from llmproxy.errors import (
     RequestTimeout,
     UriTooLong,
 )
+from llmproxy.stall import StallWatch
 from llmproxy.wire.api_errors import raw_answer
 from llmproxy.wire.heads import check_request_head, framing_head, split_target
 from llmproxy.wire.request_id import sane_request_id
@@ -47,8 +46,6 @@ EARLY_LIMIT_BYTES = 16 * 1024
 UNREAD_BODY_LIMIT_BYTES = 64 * 1024
 LINGER_S = 5.0
 LINGER_LIMIT_BYTES = 64 * 1024 * 1024  # many clients send all of a body before they read
-
-_TCP_INFO_BYTES_ACKED = 120  # struct tcp_info of linux/tcp.h, since Linux 4.1
 
 
 @attrs.frozen
@@ -107,8 +104,6 @@ class EdgeChannel(Protocol):
         self._closing = False
         self._lingered_bytes = 0
         self._deadline: IDelayedCall | None = None
-        self._stall: IDelayedCall | None = None
-        self._stall_acked = -1
         self._producer: Any = None
         self._transport_full = False
 
@@ -120,6 +115,7 @@ class EdgeChannel(Protocol):
 
     def connectionMade(self) -> None:
         """Begin: the first request may take its time to come."""
+        self._stall = StallWatch(self._reactor, self._transport)
         self._transport.setTcpNoDelay(True)
         self._transport.registerProducer(self, True)
         self._set_deadline(self._limits.idle_timeout_s, self._idle_expired)
@@ -148,7 +144,7 @@ class EdgeChannel(Protocol):
         """Tell the request that is being answered; forget the others."""
         self._closing = True
         self._clear_deadline()
-        self._clear_stall()
+        self._stall.end()
         self._waiting.clear()
         self._early.clear()
         receiving, self._receiving = self._receiving, None
@@ -440,21 +436,10 @@ class EdgeChannel(Protocol):
         if self._closing:
             return
         self._closing = True
-        self._clear_stall()
+        self._clear_deadline()
         self._transport.unregisterProducer()
         self._transport.loseConnection()
-        self._watch_closing()
-
-    def _watch_closing(self) -> None:
-        self._stall_acked = self._bytes_acked()
-        self._set_deadline(self._limits.write_stall_timeout_s or LINGER_S, self._closing_expired)
-
-    def _closing_expired(self) -> None:
-        """Cut the client off, unless it took at least something meanwhile."""
-        if self._bytes_acked() != self._stall_acked:
-            self._watch_closing()
-        else:
-            self._transport.abortConnection()
+        self._stall.begin(self._limits.write_stall_timeout_s or LINGER_S)
 
     def _linger(self) -> None:
         """Close our half and read on for a little.
@@ -466,7 +451,7 @@ class EdgeChannel(Protocol):
             return
         self._lingering = True
         self._persistent = False
-        self._clear_stall()
+        self._stall.end()
         self._resume_reading()
         self._transport.unregisterProducer()
         if self.isSecure():
@@ -484,18 +469,14 @@ class EdgeChannel(Protocol):
     def pauseProducing(self) -> None:
         """The transport's buffer is full: the client takes less than we have."""
         self._transport_full = True
-        if self._stall is None and self._limits.write_stall_timeout_s > 0:
-            self._stall_acked = self._bytes_acked()
-            self._stall = self._reactor.callLater(
-                self._limits.write_stall_timeout_s, self._stall_expired
-            )
+        self._stall.begin(self._limits.write_stall_timeout_s)
         if self._producer is not None:
             self._producer.pauseProducing()
 
     def resumeProducing(self) -> None:
         """The transport's buffer is empty again."""
         self._transport_full = False
-        self._clear_stall()
+        self._stall.end()
         if self._producer is not None:
             self._producer.resumeProducing()
         else:
@@ -503,34 +484,6 @@ class EdgeChannel(Protocol):
 
     def stopProducing(self) -> None:
         """The transport is going away; connectionLost tells the request."""
-
-    def _stall_expired(self) -> None:
-        """Cut the client off, unless it took at least something meanwhile."""
-        self._stall = None
-        acked = self._bytes_acked()
-        if acked != self._stall_acked:
-            self.pauseProducing()
-            return
-        self._log.info("a client that takes nothing is cut off: {peer}", peer=self.getPeer())
-        self._transport.abortConnection()
-
-    def _clear_stall(self) -> None:
-        stall, self._stall = self._stall, None
-        if stall is not None:
-            stall.cancel()
-
-    def _bytes_acked(self) -> int:
-        """Bytes that the client's kernel has acknowledged; -1 where that cannot be known."""
-        handle = self._transport.getHandle()
-        if not isinstance(handle, socket.socket) or not hasattr(socket, "TCP_INFO"):
-            return -1
-        try:
-            report = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
-        except OSError:
-            return -1  # not TCP
-        if len(report) < _TCP_INFO_BYTES_ACKED + 8:
-            return -1
-        return int(struct.unpack_from("=Q", report, _TCP_INFO_BYTES_ACKED)[0])
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """Attach the producer of the current answer."""

@@ -29,6 +29,7 @@ FLOORS: dict[str, int] = {
     "channel": 4,
     "listeners": 4,
     "transport": 4,
+    "stall": 4,
     "service": 5,
     "lifecycle": 5,
     "tap": 5,
