@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from twisted.scripts._twistd_unix import ServerOptions
 from zope.interface.verify import verifyObject
 
 from llmproxy.service import Gateway
-from llmproxy.tap import EndSignals, Options, install, makeService
+from llmproxy.tap import EndSignals, Options, install, makeService, settle_memory
 from twisted.plugins import llmproxy_plugin
 
 GOOD = """\
@@ -125,7 +126,8 @@ def test_the_service(reactor: Reactor, file: Path) -> None:
     assert isinstance(service, Gateway)
     assert verifyObject(IService, service)
     assert signal.getsignal(signal.SIGTERM) is before
-    ((hook, arguments, _),) = reactor.whenRunningHooks
+    (hook, arguments, _), (settling, *_) = reactor.whenRunningHooks
+    assert settling is settle_memory
     hook(*arguments)
     end = signal.getsignal(signal.SIGTERM)
     assert isinstance(end, EndSignals)
@@ -183,3 +185,12 @@ def test_a_port_in_use(
     expected = "llmproxy: cannot listen on '127.0.0.1:8123': Address already in use\n"
     assert capfd.readouterr().err == expected
     assert not pid_file.exists()
+
+
+def test_what_stays_is_not_searched_for_garbage() -> None:
+    """Once the daemon runs, the collector passes over all that was made at the start."""
+    try:
+        settle_memory()
+        assert gc.get_freeze_count() > 10_000
+    finally:
+        gc.unfreeze()
