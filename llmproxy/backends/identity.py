@@ -10,6 +10,7 @@ import re
 from urllib.parse import quote, urlsplit
 
 import idna
+from twisted.web.http_headers import Headers
 
 from llmproxy.config.model import Backend as BackendConfig
 from llmproxy.values import Backend
@@ -60,6 +61,15 @@ def make_backend(config: BackendConfig, url: bytes | None = None) -> Backend:
         timeout_s=config.timeout,
         inject_usage=config.inject_usage,
     )
+
+
+def own_headers(backend: Backend) -> Headers:
+    """Give the headers of a request of our own to a backend, as for a check."""
+    headers = Headers()
+    headers.addRawHeader(b"Host", backend.host)
+    for name, value in backend.headers:
+        headers.addRawHeader(name, value)
+    return headers
 
 
 def _parse(name: str, url: str) -> tuple[bytes, bytes]:

@@ -17,10 +17,10 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
 from llmproxy.backends.bounded_body import read_bounded
+from llmproxy.backends.identity import own_headers
 from llmproxy.backends.models import ListedModel
 from llmproxy.backends.reasons import AskTimedOut, reason_of
 from llmproxy.backends.rounds import Rounds
@@ -161,14 +161,10 @@ class _Source:
 
 async def _ask(source: _Source) -> tuple[ListedModel, ...]:
     backend = source.backend
-    headers = Headers()
-    headers.addRawHeader(b"Host", backend.host)
-    for name, value in backend.headers:
-        headers.addRawHeader(name, value)
     response: IResponse = await source.client.request(
         "GET",
         backend.url + b"/v1/models",
-        headers=headers,
+        headers=own_headers(backend),
         unbuffered=True,
         allow_redirects=False,
     )

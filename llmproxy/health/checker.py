@@ -19,10 +19,10 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
 from llmproxy.backends.bounded_body import BodyTooLong, read_bounded
+from llmproxy.backends.identity import own_headers
 from llmproxy.backends.reasons import AskTimedOut, reason_of
 from llmproxy.backends.rounds import Rounds
 from llmproxy.config.model import HealthCheck
@@ -169,14 +169,10 @@ class _Verdict:
 
 async def _ask(patient: _Patient, settings: HealthCheck) -> _Verdict:
     backend = patient.backend
-    headers = Headers()
-    headers.addRawHeader(b"Host", backend.host)
-    for name, value in backend.headers:
-        headers.addRawHeader(name, value)
     response: IResponse = await patient.client.request(
         settings.method,
         backend.url + b"/" + settings.path.lstrip("/").encode("utf-8"),
-        headers=headers,
+        headers=own_headers(backend),
         unbuffered=True,
         allow_redirects=False,
     )

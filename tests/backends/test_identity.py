@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmproxy.backends.identity import make_backend
+from llmproxy.backends.identity import make_backend, own_headers
 from llmproxy.config.model import Backend as BackendConfig
 from llmproxy.values import Backend
 
@@ -139,3 +139,13 @@ def test_the_rest() -> None:
 def test_secrets_are_not_shown() -> None:
     """The identity's repr has no credentials in it."""
     assert "sk-up" not in repr(made(api_key="sk-up", headers={"X-Key": "sk-up"}))
+
+
+def test_own_headers() -> None:
+    """A check carries the backend's Host and credentials, and nothing else."""
+    backend = made("http://a.test:8001", api_key="sk-b", headers={"X-Org": "1"})
+    assert sorted(own_headers(backend).getAllRawHeaders()) == [
+        (b"Authorization", [b"Bearer sk-b"]),
+        (b"Host", [b"a.test:8001"]),
+        (b"X-Org", [b"1"]),
+    ]
