@@ -6,22 +6,33 @@ module must not know why an edit is wanted.
 
 How a place is found: msgspec cuts the body into the raw values of its top-level keys, and their
 lengths lead from key to key. Where a key is repeated the lengths do not add up; then, and where
-msgspec refuses a lone surrogate, regular expressions find the way. They run without backtracking
-(every repetition is possessive) and without recursion: one swallows a run of entries whose keys
-are of no interest, their values included; a value nested deeper than it reaches (`_REACH` levels)
-is walked bracket by bracket. Keys count however they are spelled: ``"mod\u0065l"`` is ``model``.
+msgspec refuses a lone surrogate, regular expressions find the way, without recursion: one swallows
+a run of entries whose keys are of no interest, their values included; a value nested deeper than it
+reaches (`_REACH` levels) is walked bracket by bracket. Keys count however they are spelled:
+``"mod\u0065l"`` is ``model``.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 
 import msgspec
 
+from llmproxy.errors import InvalidBody
+
 _REACH = 12
 
-_STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_OLD_RE = sys.version_info < (3, 11, 5)
+"""Whether this Python matches possessive groups wrongly (CPython's issue 106052)."""
+
+# What a group repeats can be cut in one way only, so that a failure is found in linear time without
+# possessiveness as well; but then each repetition is remembered, and memory grows with the text.
+_MANY = "*" if _OLD_RE else "*+"
+_OLD_LIMIT_BYTES = 1024 * 1024
+
+_STRING = rf'"[^"\\]*+(?:\\.[^"\\]*+){_MANY}"'
 _PLAIN = rf'(?:[^"\[\]{{}}]++|{_STRING})'
 
 
@@ -38,7 +49,7 @@ def _containers(levels: int) -> str:
     """Return an expression for an array or object of valid JSON, nested at most so deep."""
     inner = _PLAIN
     for _ in range(levels):
-        container = rf"[\[{{](?:{inner})*+[\]}}]"
+        container = rf"[\[{{](?:{inner}){_MANY}[\]}}]"
         inner = f"{_PLAIN}|{container}"
     return container
 
@@ -61,7 +72,7 @@ class _ObjectScan:
     def __init__(self, **keys: str) -> None:
         named = "|".join(f"(?P<{name}>{_spellings(key)})" for name, key in keys.items())
         wanted = "|".join(_spellings(key) for key in keys.values())
-        self._dull = _compile(rf"(?:\s*+(?!{wanted}){_STRING}\s*+:\s*+{_VALUE}\s*+,)*+\s*+")
+        self._dull = _compile(rf"(?:\s*+(?!{wanted}){_STRING}\s*+:\s*+{_VALUE}\s*+,){_MANY}\s*+")
         self._key = _compile(rf"(?:{named}|{_STRING})\s*+:\s*+")
 
     def quick_values(self, body: bytes, start: int) -> list[tuple[str, int, int]] | None:
@@ -117,7 +128,7 @@ _RAW_VALUES = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _BODY = _ObjectScan(model="model", options="stream_options")
 _OPTIONS = _ObjectScan(usage="include_usage")
 _ONE_VALUE = _compile(_VALUE)
-_RUN = _compile(rf"(?:{_PLAIN}|{_CONTAINER})*+")
+_RUN = _compile(rf"(?:{_PLAIN}|{_CONTAINER}){_MANY}")
 _SPACE = _compile(r"\s*+")
 
 
@@ -134,12 +145,16 @@ def edit_body(body: bytes, *, model: str | None = None, include_usage: bool = Fa
 
     Returns:
         The edited body, or the very same object when there is nothing to change.
+
+    Raises:
+        InvalidBody: Only before Python 3.11.5, for an odd body of over `_OLD_LIMIT_BYTES`.
     """
     opening = body.index(b"{")
     edits: list[tuple[int, int, bytes]] = []
     has_options = False
     places = _BODY.quick_values(body, opening)
     if places is None:
+        _bound(len(body))
         places = list(_BODY.values(body, opening))
     for name, start, end in places:
         if name == "options":
@@ -161,11 +176,22 @@ def edit_body(body: bytes, *, model: str | None = None, include_usage: bool = Fa
     return b"".join(parts)
 
 
+def _bound(size_bytes: int) -> None:
+    """Keep the regular expressions from texts that would cost too much memory on an old Python.
+
+    Raises:
+        InvalidBody: It is too large.
+    """
+    if _OLD_RE and size_bytes > _OLD_LIMIT_BYTES:
+        raise InvalidBody("The request body is large and repeats a key, or is not plain Unicode.")
+
+
 def _option_edits(body: bytes, start: int, end: int) -> Iterator[tuple[int, int, bytes]]:
     """Yield the edits that make one ``stream_options`` value ask for usage."""
     if body[start : start + 1] != b"{":
         yield start, end, b'{"include_usage":true}'
         return
+    _bound(end - start)
     found = False
     for _, value_start, value_end in _OPTIONS.values(body, start):
         found = True

@@ -34,8 +34,9 @@ _LINE_END = re.compile(rb"\r\n?|\n")
 _EVENT_END = re.compile(rb"(?:\n|\r(?!\n))(?P<blank>\r\n?|\n)")
 _NO_CHOICE = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 _SOME_CHOICE = re.compile(rb'"choices"\s*:\s*\[\s*[^\]\s]')
-# The first data line of an event begins with anything but a brace.
-_NO_OBJECT = re.compile(rb"(?:(?!data:)[^\r\n]*+(?:\r\n?|\n))*+data:[ \t]*[^{\s]")
+# The first data line of an event begins with anything but a brace. The group before it is not
+# possessive, which Python before 3.11.5 matches wrongly: each line end is read in one way only.
+_NO_OBJECT = re.compile(rb"(?:(?!data:)[^\r\n]*+(?:\r\n|\r(?!\n)|\n))*data:[ \t]*+[^{\s]")
 _DATA_LINE = re.compile(rb"(?:\A|(?<=[\r\n]))data:[ ]?([^\r\n]*)")
 
 

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmproxy.errors import InvalidBody
+from llmproxy.wire import body_edit
 from llmproxy.wire.body_edit import edit_body
 
 ASKED = b'"stream_options":{"include_usage":true}'
@@ -111,7 +113,7 @@ def test_both() -> None:
     )
 
 
-@pytest.mark.parametrize("depth", [1, 11, 12, 13, 14, 30, 900, 20_000])
+@pytest.mark.parametrize("depth", [1, 11, 12, 13, 14, 30, 900, 15_000])
 @pytest.mark.parametrize("repeated", [b"", b'"x":1,'])
 def test_deep_nesting(depth: int, repeated: bytes) -> None:
     """A value of any depth is stepped over, on both ways of finding places."""
@@ -196,3 +198,18 @@ def test_other_bytes_stay(
         b'"last":"%%"',
     )
     assert edit_body(frame % (model, model), model="b") == frame % (b'"b"', b'"b"')
+
+
+def test_old_python_is_spared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where expressions remember each repetition, only bodies of a bounded size get to them."""
+    monkeypatch.setattr(body_edit, "_OLD_RE", True)
+    large = b'{"x":1,"x":"%s","model":"a"}' % (b"y" * body_edit._OLD_LIMIT_BYTES)
+    with pytest.raises(InvalidBody):
+        body_edit.edit_body(large, model="b")
+    with pytest.raises(InvalidBody):
+        body_edit.edit_body(
+            b'{"stream_options":{"x":"%s"}}' % (b"y" * body_edit._OLD_LIMIT_BYTES),
+            include_usage=True,
+        )
+    plain = large.replace(b'"x":1,', b"")
+    assert body_edit.edit_body(plain, model="b") == plain.replace(b'"a"', b'"b"')
