@@ -22,7 +22,6 @@ from twisted.internet.interfaces import IAddress, IDelayedCall, IPushProducer, I
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import datetimeToString
 from zope.interface import implementer
 
 from llmproxy.errors import (
@@ -390,7 +389,7 @@ class EdgeChannel(Protocol):
     def _answer_and_close(self, error: GatewayError) -> None:
         request_id = self._failed_request_id or self.site.new_request_id()
         further = (
-            (b"Date", datetimeToString(self.site.now())),
+            (b"Date", self.site.date()),
             (b"X-Request-ID", request_id.encode("ascii")),
         )
         self._transport.write(raw_answer(error, further))

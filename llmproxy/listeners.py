@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.internet.tcp import Port, Server
 from twisted.logger import Logger
 
+from llmproxy.config.addresses import parse_listen
 from llmproxy.errors import LLMProxyError
 from llmproxy.transport import ImmediateServer
 
@@ -26,13 +27,14 @@ def endpoint_string(listen: str) -> str:
     """Translate ``":8000"``, ``"127.0.0.1:8000"`` and ``"[::1]:8000"`` to an endpoint string.
 
     What is one already stays as it is.
+
+    Raises:
+        ValueError: It is neither; the loader has refused it before.
     """
-    if listen.startswith("["):
-        host, _, port = listen[1:].partition("]:")
-    else:
-        host, _, port = listen.rpartition(":")
-        if listen.count(":") != 1 or not port.isdigit() or not (host == "" or "." in host):
-            return listen
+    short = parse_listen(listen)
+    if short is None:
+        return listen
+    host, port = short
     text = f"tcp:{port}:backlog={BACKLOG}"
     return f"{text}:interface={quoteStringArgument(host)}" if host else text
 

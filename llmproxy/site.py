@@ -42,7 +42,6 @@ class EdgeRequest(server.Request):
     _log = Logger()
     channel: EdgeChannel  # type: ignore[assignment]
     site: EdgeSite
-    defaultContentType = None  # an answer's type is not for us to guess
 
     def __init__(self, channel: EdgeChannel, site: EdgeSite) -> None:
         super().__init__(channel, queued=False)
@@ -251,7 +250,7 @@ class EdgeRequest(server.Request):
             lines.append(b"%b: %b\r\n" % (name, value))
         lines.extend(b"%b: %b\r\n" % field for field in self.site.cors_fields(self))
         if not dated:
-            lines.append(self.site.date_line())
+            lines.append(b"Date: %b\r\n" % self.site.date())
         self._bodiless = self.method == b"HEAD" or status in (204, 304)
         chunked = not length_known and not self._bodiless and self.clientproto == b"HTTP/1.1"
         if chunked:
@@ -398,7 +397,7 @@ class EdgeSite(server.Site):
         self.now = now
         self.cors_fields = cors_fields
         self._date_s = 0
-        self._date_line = b""
+        self._date = b""
         self._limits = limits
         self._max_connections = max_connections
         self._random_bytes = random_bytes
@@ -437,13 +436,13 @@ class EdgeSite(server.Site):
         """Make the request whose head has just come."""
         return EdgeRequest(channel, self)
 
-    def date_line(self) -> bytes:
-        """Give the Date field of this second, encoded."""
+    def date(self) -> bytes:
+        """Give the value of the Date field in this second."""
         now_s = int(self.now())
         if now_s != self._date_s:
             self._date_s = now_s
-            self._date_line = b"Date: " + datetimeToString(now_s) + b"\r\n"
-        return self._date_line
+            self._date = datetimeToString(now_s)
+        return self._date
 
     def new_request_id(self) -> str:
         """Make a request id."""

@@ -5,7 +5,6 @@ It knows HTTP/1.1 and its pool; nothing of models, retries or clients.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import httptools
@@ -37,8 +36,6 @@ MAX_HEAD_BYTES = 64 * 1024
 its body, or after the last one: chunk extensions, trailers."""
 
 MAX_FIELDS = 200
-
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 @implementer(IHandshakeListener)
@@ -329,9 +326,7 @@ class BackendConnection(Protocol):
             return
         status = self._parser.get_status_code()
         version = self._parser.get_http_version()
-        check_response_head(version, status, self._fields)
-        if _CONTROL.search(self._phrase):
-            raise BadResponse
+        check_response_head(version, status, self._fields, self._phrase)
         if status < 200:
             return  # interim: swallowed (RFC 9110, section 15.2)
         self._in_trailers = True

@@ -133,7 +133,9 @@ def framing_head(fields: Sequence[Field]) -> bytes:
     return b""
 
 
-def check_response_head(version: str, status: int, fields: Sequence[Field]) -> None:
+def check_response_head(
+    version: str, status: int, fields: Sequence[Field], phrase: bytes = b""
+) -> None:
     """Hold a backend's response head to the rules.
 
     Raises:
@@ -141,7 +143,7 @@ def check_response_head(version: str, status: int, fields: Sequence[Field]) -> N
     """
     if version not in ("1.1", "1.0"):
         raise BadResponse
-    if not 100 <= status <= 599 or status == 101:
+    if not 100 <= status <= 599 or status == 101 or _CONTROL.search(phrase):
         raise BadResponse
     lengths = codings = 0
     for name, value in fields:
