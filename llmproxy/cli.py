@@ -50,7 +50,8 @@ def check_config(file: str) -> None:
 
 def summary(config: Config) -> Iterator[str]:
     """Say in a few lines what a configuration does; no line shows a secret."""
-    yield f"listens on {', '.join(config.server.listen)}"
+    tls = " with TLS" if config.server.tls.enabled else ""
+    yield f"listens on {', '.join(config.server.listen)}{tls}"
     for backend in config.backends:
         models = ", ".join(backend.models) or "by its own list"
         yield f"backend {backend.name}: {backend.url} (models: {models})"

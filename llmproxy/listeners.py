@@ -46,6 +46,7 @@ class Listeners(Service):
         reactor: Listens.
         listens: ``server.listen``.
         factory: Makes the protocol of each connection.
+        note: What the log says behind each address.
 
     Attributes:
         ports: What is listened on now.
@@ -53,10 +54,13 @@ class Listeners(Service):
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, listens: Sequence[str], factory: IProtocolFactory) -> None:
+    def __init__(
+        self, reactor: Any, listens: Sequence[str], factory: IProtocolFactory, note: str = ""
+    ) -> None:
         self._reactor = reactor
         self._listens = listens
         self._factory = factory
+        self._note = note
         self.ports: list[IListeningPort] = []
 
     def __repr__(self) -> str:
@@ -82,10 +86,13 @@ class Listeners(Service):
                 text = getattr(reason, "strerror", None) or str(reason)
                 raise CannotListen(f"cannot listen on {listen!r}: {text}") from error
         for port in self.ports:
-            self._log.info("listening on {address}", address=describe(port.getHost()))
+            self._log.info(
+                "listening on {address}{note}", address=describe(port.getHost()), note=self._note
+            )
 
     def _opened(self, port: IListeningPort) -> None:
         self.ports.append(port)
+        # The ports of adopted sockets are of this class as well, and TLS is put on top of it.
         if isinstance(port, Port) and port.transport is Server:
             port.transport = ImmediateServer
 

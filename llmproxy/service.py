@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TextIO
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
@@ -25,6 +26,7 @@ from llmproxy.backends.model_lists import ModelLists
 from llmproxy.balancing.strategies import make_strategy
 from llmproxy.channel import EdgeLimits
 from llmproxy.config.model import Config
+from llmproxy.edge_tls import EdgeTlsFactory, ServerConnections
 from llmproxy.errors import ConfigError, GatewayError, Problem
 from llmproxy.health.checker import HealthChecker
 from llmproxy.interfaces import IReporter
@@ -202,7 +204,17 @@ class Gateway(MultiService):
             log_request=log_request,
             log_refused=log_refused,
         )
-        self.listeners = Listeners(reactor, server.listen, self.site)
+        factory: IProtocolFactory = self.site
+        if server.tls.enabled:
+            with _blaming("server.tls"):
+                factory = EdgeTlsFactory(
+                    ServerConnections(server.tls),
+                    self.site,
+                    reactor=reactor,
+                    handshake_timeout_s=server.header_timeout,
+                )
+        note = " with TLS" if server.tls.enabled else ""
+        self.listeners = Listeners(reactor, server.listen, factory, note)
         self.listeners.setServiceParent(self)
         self.lifecycle = Lifecycle(
             reactor,

@@ -64,13 +64,23 @@ class StallWatch:
 
     def _bytes_acked(self) -> int:
         """Bytes that the client's kernel has acknowledged; -1 where that cannot be known."""
-        handle = self._transport.getHandle()
-        if not isinstance(handle, socket.socket) or not hasattr(socket, "TCP_INFO"):
+        beneath = self._socket()
+        if beneath is None or not hasattr(socket, "TCP_INFO"):
             return -1
         try:
-            report = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
+            report = beneath.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
         except OSError:
             return -1  # not TCP
         if len(report) < _TCP_INFO_BYTES_ACKED + 8:
             return -1
         return int(struct.unpack_from("=Q", report, _TCP_INFO_BYTES_ACKED)[0])
+
+    def _socket(self) -> socket.socket | None:
+        """Give the connection's socket; TLS has it one transport further down."""
+        transport = self._transport
+        while transport is not None:
+            handle = transport.getHandle()
+            if isinstance(handle, socket.socket):
+                return handle
+            transport = getattr(transport, "transport", None)
+        return None

@@ -9,12 +9,14 @@ import pytest
 from twisted.internet import reactor as global_reactor
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.endpoints import TCP4ClientEndpoint, _SystemdParser, connectProtocol
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.protocol import Factory, Protocol
+from twisted.python.systemd import ListenFDs
 from twisted.trial.unittest import TestCase
 
 from llmproxy.listeners import BACKLOG, CannotListen, Listeners, describe, endpoint_string
+from llmproxy.transport import ImmediateServer
 
 
 @pytest.mark.parametrize(
@@ -70,6 +72,34 @@ class Loopback(TestCase):
         made = Listeners(self.reactor, listens, Factory.forProtocol(Protocol))
         self.addCleanup(lambda: Deferred.fromCoroutine(made.close()))
         return made
+
+    async def test_an_adopted_socket(self) -> None:
+        """What systemd has opened already is listened on, with the same transport above it."""
+        made: Deferred[Any] = Deferred()
+
+        class Greeting(Protocol):
+            """Gives itself to the test."""
+
+            def connectionMade(self) -> None:
+                """Give it."""
+                made.callback(self)
+
+        opened = socket.create_server(("127.0.0.1", 0))
+        address = opened.getsockname()
+        # Twisted closes the descriptor that it was given, once it has one of its own.
+        self.patch(_SystemdParser, "_sddaemon", ListenFDs([opened.detach()]))
+        listeners = Listeners(
+            self.reactor, ["systemd:domain=INET:index=0"], Factory.forProtocol(Greeting)
+        )
+        listeners.privilegedStartService()
+        self.addCleanup(lambda: Deferred.fromCoroutine(listeners.close()))
+        self.assertEqual(len(listeners.ports), 1)
+        with socket.create_connection(address, 5) as client:
+            greeting = await made
+            self.assertIsInstance(greeting.transport, ImmediateServer)
+            greeting.transport.write(b"now")
+            self.assertEqual(client.recv(10), b"now")  # blocks: the reactor does not turn
+            greeting.transport.loseConnection()
 
     async def test_open_and_close(self) -> None:
         """Connections are taken until it closes; those that were taken stay."""

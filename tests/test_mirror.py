@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NO_LOGIC = frozenset(("interfaces.py", "values.py"))
 """Declarations only: what they say is tested where it is used."""
 
-WHOLE = frozenset(("end_to_end", "gateway", "benchmarks"))
+WHOLE = frozenset(("end_to_end", "gateway", "benchmarks", "fuzz"))
 """Folders of tests that run several rooms, or the whole daemon."""
 
 OF_THE_REPOSITORY = frozenset(("test_floors.py", "test_mirror.py"))

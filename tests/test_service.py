@@ -16,8 +16,10 @@ from twisted.logger import ILogObserver, LogLevel
 from llmproxy.backends.demo.server import DemoServer
 from llmproxy.config.load import load_config, parse_config
 from llmproxy.config.model import Config
+from llmproxy.edge_tls import EdgeTlsFactory
 from llmproxy.errors import ConfigError
 from llmproxy.service import Gateway
+from tests.upstream.certificates import Authority
 
 ETC = Path(__file__).resolve().parent.parent / "etc"
 MINIMAL = 'backends: [{name: a, url: "http://127.0.0.1:1"}]\nauth: {enabled: false}\n'
@@ -159,6 +161,22 @@ def test_its_state_can_be_read_without_secrets(reactor: MemoryReactorClock) -> N
     assert "canary" not in shown
 
 
+def test_tls_on_the_listeners(reactor: MemoryReactorClock, tmp_path: Path) -> None:
+    """It stands between the ports and the site, and has the time of a head for its handshake."""
+    cert_file, key_file = Authority(tmp_path, "authority").issue("gateway.test")
+    files = f"cert_file: {cert_file}, key_file: {key_file}"
+    config = configured(
+        MINIMAL + f"server: {{header_timeout: 7s, tls: {{enabled: true, {files}}}}}\n"
+    )
+    gateway = Gateway(config, reactor, cannot_start)
+    gateway.privilegedStartService()
+    (listening,) = reactor.tcpServers
+    factory = listening[1]
+    assert isinstance(factory, EdgeTlsFactory)
+    assert factory.wrappedFactory is gateway.site
+    assert factory.handshake_timeout_s == 7
+
+
 @pytest.mark.parametrize(
     ("text", "blamed"),
     [
@@ -169,6 +187,10 @@ def test_its_state_can_be_read_without_secrets(reactor: MemoryReactorClock) -> N
         (
             'backends: [{name: a, url: "https://a.test", tls: {cert_file: FILE}}]',
             "backends[0].tls",
+        ),
+        (
+            MINIMAL + "server: {tls: {enabled: true, cert_file: FILE, key_file: FILE}}",
+            "server.tls",
         ),
         (MINIMAL + "logging: {access: {output: file, path: /dev/full/x}}", "logging.access.path"),
     ],

@@ -101,6 +101,30 @@ def test_end() -> None:
     assert not transport.aborted
 
 
+class LayeredTransport(Transport):
+    """A transport over another one, as TLS is: its handle is no socket."""
+
+    def __init__(self, transport: object) -> None:
+        super().__init__(object())
+        self.transport = transport
+
+
+def test_slow_client_under_tls(pair: tuple[socket.socket, socket.socket]) -> None:
+    """What its kernel takes is seen through the layers above the socket."""
+    ours, client = pair
+    fill(ours)
+    clock, transport = Clock(), LayeredTransport(Transport(ours))
+    StallWatch(clock, transport).begin(60)
+    taken = 0
+    while taken < 4_000_000:
+        taken += len(client.recv(1 << 20))
+    fill(ours)
+    clock.advance(60)
+    assert not transport.aborted
+    clock.advance(60)
+    assert transport.aborted
+
+
 @pytest.mark.parametrize("family", ["none", "unix"])
 def test_where_progress_cannot_be_seen(family: str) -> None:
     """Without TCP's own counts the whole time is the bound."""

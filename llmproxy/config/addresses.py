@@ -17,7 +17,7 @@ WANTED_LISTEN: Final = '":port", "ip:port", "[ipv6]:port" or a Twisted endpoint 
 WANTED_URL: Final = '"http://host:port", "https://host:port" or "demo:"'
 
 _IP_PORT = re.compile(r"(\[[^\[\]]*\]|[0-9.]*):([0-9]{1,5})", re.ASCII)
-_ENDPOINT = re.compile(r"(tcp|tcp4|tcp6|ssl|unix|systemd):(.+)", re.ASCII)
+_ENDPOINT = re.compile(r"(tcp|tcp4|tcp6|unix|systemd):(.+)", re.ASCII)
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?", re.ASCII)
 _URL_CHARACTERS = re.compile(r"[!-~]+", re.ASCII)
@@ -44,6 +44,8 @@ def parse_listen(listen: str) -> tuple[str, int] | None:
         return host, port
     if listen.startswith("haproxy:"):
         raise ValueError(f"is not available yet: the PROXY protocol; want {WANTED_LISTEN}")
+    if listen.startswith("ssl:"):
+        raise ValueError("would be TLS of its own; want tcp:, and server.tls for its certificate")
     if found := _ENDPOINT.fullmatch(listen):
         _check_endpoint(found[1], found[2])
         return None

@@ -1,7 +1,7 @@
 """What a configuration keeps in other files: secrets, certificates, and the places of logs.
 
 ``NAME_file`` beside a secret ``NAME`` is read into it; the paths of certificates stay paths, but
-must be readable. Files are read by a callable that is handed in: nothing is opened here.
+must be readable. What opens files is handed in as callables: nothing is opened here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ from llmproxy.config.model import BackendTls, Config, ServerTls
 
 ReadFile = Callable[[str], str]
 """Gives a file's text, or raises `OSError` or `ValueError` (it is not UTF-8)."""
+
+FindTlsFault = Callable[[str, str], tuple[str, str] | None]
+"""Looks at a certificate's file and its key's, both readable; names the key (``cert_file`` or
+``key_file``) of the one that cannot be used, and says why."""
 
 
 def read_secrets(config: Config, read_file: ReadFile, findings: Findings) -> Config:
@@ -92,18 +96,20 @@ def _read(
     return None
 
 
-def check_certificates(config: Config, read_file: ReadFile, findings: Findings) -> None:
-    """Check that certificates and keys can be read, and that what belongs together is given."""
-    tls = config.server.tls
-    at: KeyPath = ("server", "tls")
-    _check_readable(tls, at, read_file, findings)
-    if bool(tls.cert_file) != bool(tls.key_file):
-        given, wanted = ("cert_file", "key_file") if tls.cert_file else ("key_file", "cert_file")
-        findings.check(
-            (*at, given), f"is given without {wanted}; want both", needs=((*at, wanted),)
-        )
+def check_certificates(
+    config: Config, read_file: ReadFile, find_tls_fault: FindTlsFault, findings: Findings
+) -> None:
+    """Check that certificates and keys can be read, and that what belongs together is given.
+
+    Args:
+        config: The configuration.
+        read_file: Reads a file.
+        find_tls_fault: Looks into the listeners' certificate and key.
+        findings: Takes the problems.
+    """
+    _check_server_tls(config.server.tls, read_file, find_tls_fault, findings)
     for index, backend in enumerate(config.backends):
-        at = ("backends", index, "tls")
+        at: KeyPath = ("backends", index, "tls")
         _check_readable(backend.tls, at, read_file, findings)
         if backend.tls.key_file and not backend.tls.cert_file:
             findings.check(
@@ -111,6 +117,26 @@ def check_certificates(config: Config, read_file: ReadFile, findings: Findings) 
                 "is given without cert_file; want both",
                 needs=((*at, "cert_file"),),
             )
+
+
+def _check_server_tls(
+    tls: ServerTls, read_file: ReadFile, find_tls_fault: FindTlsFault, findings: Findings
+) -> None:
+    at: KeyPath = ("server", "tls")
+    both = ((*at, "cert_file"), (*at, "key_file"))
+    _check_readable(tls, at, read_file, findings)
+    if bool(tls.cert_file) != bool(tls.key_file):
+        given, wanted = ("cert_file", "key_file") if tls.cert_file else ("key_file", "cert_file")
+        findings.check(
+            (*at, given), f"is given without {wanted}; want both", needs=((*at, wanted),)
+        )
+    elif tls.enabled and not tls.cert_file:
+        findings.check((*at, "enabled"), "is true; want cert_file and key_file with it", needs=both)
+    elif tls.enabled and not any(map(findings.suspect, both)):
+        fault = find_tls_fault(tls.cert_file, tls.key_file)
+        if fault is not None:
+            name, reason = fault
+            findings.check((*at, name), f"{quoted(getattr(tls, name))} {reason}")
 
 
 def _check_readable(

@@ -7,17 +7,28 @@ process: they start from its working directory.
 
 from __future__ import annotations
 
+import re
+import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from llmproxy.config.checks import check
-from llmproxy.config.files import ReadFile, check_certificates, check_logs, read_secrets
-from llmproxy.config.findings import Findings
+from llmproxy.config.files import (
+    FindTlsFault,
+    ReadFile,
+    check_certificates,
+    check_logs,
+    read_secrets,
+)
+from llmproxy.config.findings import Findings, quoted
 from llmproxy.config.keys import check_keys
 from llmproxy.config.model import Config
 from llmproxy.config.structure import structure
 from llmproxy.config.yaml_lines import BROKEN, read_tree
 from llmproxy.errors import ConfigError, Problem
+
+# OpenSSL's words for a key that is not a certificate's; the last is for one of another algorithm.
+_MISMATCHES = frozenset(("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"))
 
 
 def load_config(path: str, environ: Mapping[str, str]) -> Config:
@@ -49,7 +60,14 @@ def load_config(path: str, environ: Mapping[str, str]) -> Config:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise unreadable("is not UTF-8 text", line) from None
-    return parse_config(text, environ, file=path, read_file=_read_file, is_directory=_is_directory)
+    return parse_config(
+        text,
+        environ,
+        file=path,
+        read_file=_read_file,
+        is_directory=_is_directory,
+        find_tls_fault=_find_tls_fault,
+    )
 
 
 def parse_config(
@@ -59,6 +77,7 @@ def parse_config(
     file: str = "<text>",
     read_file: ReadFile,
     is_directory: Callable[[str], bool] = lambda _: True,
+    find_tls_fault: FindTlsFault = lambda _cert_file, _key_file: None,
 ) -> Config:
     """Make the configuration of a YAML text.
 
@@ -70,6 +89,7 @@ def parse_config(
             `UnicodeDecodeError` when it is not UTF-8.
         is_directory: Says whether a path is a directory that exists; asked only for those that
             log files are in.
+        find_tls_fault: Looks into the certificate and the key of the listeners.
 
     Raises:
         ConfigError: It cannot be used; with every problem found.
@@ -85,7 +105,7 @@ def parse_config(
     config = read_secrets(structure(tree, findings), read_file, findings)
     check(config, findings)
     check_keys(config, findings)
-    check_certificates(config, read_file, findings)
+    check_certificates(config, read_file, find_tls_fault, findings)
     check_logs(config, is_directory, findings)
     if findings:
         raise findings.error()
@@ -98,3 +118,35 @@ def _read_file(path: str) -> str:
 
 def _is_directory(path: str) -> bool:
     return Path(path).is_dir()
+
+
+def _find_tls_fault(cert_file: str, key_file: str) -> tuple[str, str] | None:
+    """Look into a certificate's file and its key's; see `FindTlsFault`."""
+    certificate, key = _read_file(cert_file), _read_file(key_file)
+    if not re.search(r"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----", certificate):
+        return "cert_file", "holds no certificate; want it in PEM"
+    if not re.search("-----BEGIN [A-Z ]*PRIVATE KEY-----", key):
+        return "key_file", "holds no private key; want it in PEM"
+    if "ENCRYPTED" in key:
+        return "key_file", "is protected by a passphrase; want it without"
+    try:
+        # OpenSSL would ask at the terminal for a passphrase that is not given.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert_file, key_file, password="")
+    except ssl.SSLError as error:
+        if error.reason in _MISMATCHES:
+            return "key_file", f"does not belong to the first certificate in {quoted(cert_file)}"
+        if error.reason:  # such as EE_KEY_TOO_SMALL; what is damaged has none
+            reason = error.reason.replace("_", " ").lower()
+            return "cert_file", f"cannot be used: {reason}; want another certificate"
+        name = "key_file" if _is_sound(certificate) else "cert_file"
+        return name, "is damaged; want it in PEM"
+    return None
+
+
+def _is_sound(certificate: str) -> bool:
+    """Say whether every certificate of a text can be read."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=certificate)
+    except (ssl.SSLError, ValueError):
+        return False
+    return True

@@ -62,11 +62,9 @@ def setting(
 class ServerTls:
     """``server.tls``: TLS on the listeners."""
 
-    enabled: bool = setting(
-        "serve TLS on the listeners", False, only=(False,), later="TLS with certificate reload"
-    )
-    cert_file: str = setting("certificate chain, PEM", "")
-    key_file: str = setting("private key, PEM", "")
+    enabled: bool = setting("serve TLS, and nothing else, on every listener", False)
+    cert_file: str = setting("certificate and those between it and its CA, PEM", "")
+    key_file: str = setting("private key, PEM, without a passphrase", "")
     min_version: Literal["1.2", "1.3"] = setting("lowest TLS version", "1.2")
 
 

@@ -25,6 +25,7 @@ def load() -> Load:
         environ: Mapping[str, str] | None = None,
         files: Mapping[str, str | Exception] | None = None,
         directories: tuple[str, ...] = (".",),
+        tls_fault: tuple[str, str] | None = None,
     ) -> Config:
         def read_file(path: str) -> str:
             content = (files or {}).get(path)
@@ -40,6 +41,7 @@ def load() -> Load:
             file="x.yaml",
             read_file=read_file,
             is_directory=directories.__contains__,
+            find_tls_fault=lambda _cert_file, _key_file: tls_fault,
         )
 
     return load_text

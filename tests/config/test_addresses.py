@@ -21,7 +21,6 @@ from llmproxy.config.addresses import check_url, parse_listen, shown_url
         ("tcp6:8000:interface=\\:\\:1", None),
         ("unix:/run/llmproxy.sock", None),
         ("systemd:domain=INET:index=0", None),
-        ("ssl:443:privateKey=k.pem:certKey=c.pem", None),
     ],
 )
 def test_where_to_listen(listen: str, address: tuple[str, int] | None) -> None:
@@ -46,6 +45,7 @@ def test_where_to_listen(listen: str, address: tuple[str, int] | None) -> None:
         ("tcp:99999", "has no port"),
         ("systemd:index=0", "has no domain"),
         ("haproxy:tcp:8000", "not available yet: the PROXY protocol"),
+        ("ssl:443:privateKey=k.pem:certKey=c.pem", "want tcp:, and server.tls"),
         ("udp:53", "is not an address"),
         (":٣", "is not an address"),
     ],

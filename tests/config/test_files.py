@@ -105,6 +105,29 @@ def test_certificate_and_key_of_the_server_belong_together(
     assert told == f"x.yaml:3: server.tls.{given}: is given without {wanted}; want both"
 
 
+SERVER_TLS = PLAIN + "server: {tls: {enabled: true, cert_file: c.pem, key_file: k.pem}}\n"
+
+
+def test_tls_needs_a_certificate(load: Load, problems: Problems) -> None:
+    """Both files, and nobody can go without."""
+    (told,) = problems(PLAIN + "server: {tls: {enabled: true}}\n")
+    assert told == "x.yaml:3: server.tls.enabled: is true; want cert_file and key_file with it"
+    config = load(SERVER_TLS, files={"c.pem": "x", "k.pem": "y"})
+    assert (config.server.tls.cert_file, config.server.tls.key_file) == ("c.pem", "k.pem")
+    assert config.server.tls.min_version == "1.2"
+
+
+def test_tls_that_cannot_be_used(load: Load, problems: Problems) -> None:
+    """What is wrong with a file is told at its key; not with TLS off, nor beside other faults."""
+    fault = ("key_file", "is damaged; want it in PEM")
+    files = {"c.pem": "x", "k.pem": "y"}
+    (told,) = problems(SERVER_TLS, files=files, tls_fault=fault)
+    assert told == 'x.yaml:3: server.tls.key_file: "k.pem" is damaged; want it in PEM'
+    assert load(SERVER_TLS.replace("true", "false"), files=files, tls_fault=fault)
+    (told,) = problems(SERVER_TLS, files={"k.pem": "y"}, tls_fault=fault)
+    assert 'server.tls.cert_file: "c.pem" cannot be read' in told
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import attrs
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +22,7 @@ from llmproxy.config.load import load_config, parse_config
 from llmproxy.config.model import Config, Duration
 from llmproxy.errors import ConfigError
 from tests.config.conftest import Load, Problems
+from tests.upstream.certificates import Authority
 
 GOOD = """\
 server:
@@ -263,6 +269,105 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
     file.touch(mode=0)
     with pytest.raises(ConfigError, match="Permission denied"):
         load_config(str(file), {})
+
+
+TLS = """\
+server: {{tls: {{enabled: true, cert_file: {cert}, key_file: {key}}}}}
+backends: [{{name: a, url: "demo:"}}]
+auth: {{enabled: false}}
+"""
+
+
+def tls_problems(folder: Path, cert: str, key: str) -> list[str]:
+    """Tell the problems of a file with TLS on the listeners."""
+    file = folder / "x.yaml"
+    file.write_text(TLS.format(cert=cert, key=key))
+    try:
+        load_config(str(file), {})
+    except ConfigError as error:
+        return [f"{one.line}: {one.path}: {one.message}" for one in error.problems]
+    return []
+
+
+def test_a_good_certificate(tmp_path: Path) -> None:
+    """Alone, and with what lies between it and its authority."""
+    authority = Authority(tmp_path, "authority")
+    between = Authority(tmp_path, "between", issuer=authority)
+    cert, key = between.issue("gateway.test")
+    assert not tls_problems(tmp_path, cert, key)
+    chain = tmp_path / "chain"
+    chain.write_bytes(b"the gateway:\n" + Path(cert).read_bytes() + between.pem)
+    assert not tls_problems(tmp_path, str(chain), key)
+
+
+def test_certificates_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each fault is told once, at the key of the file that has it, in words."""
+    monkeypatch.chdir(tmp_path)
+    authority = Authority(tmp_path, "authority")
+    cert, key = authority.issue("gateway.test")
+    good_cert, good_key = Path(cert).read_text(), Path(key).read_text()
+    other_key = authority.issue("gateway.test")[1]
+    loaded = serialization.load_pem_private_key(good_key.encode(), None)
+    locked = loaded.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"sesame"),
+    ).decode()
+    locked_otherwise = loaded.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.BestAvailableEncryption(b"sesame"),
+    ).decode()
+    weak_cert, weak_key = weak_pair()
+
+    def told(cert_pem: str, key_pem: str) -> str:
+        Path("c").write_text(cert_pem)
+        Path("k").write_text(key_pem)
+        (problem,) = tls_problems(tmp_path, "c", "k")
+        return problem
+
+    at_cert, at_key = '1: server.tls.cert_file: "c" ', '1: server.tls.key_file: "k" '
+    assert told("", good_key) == at_cert + "holds no certificate; want it in PEM"
+    assert told(good_key, good_cert) == at_cert + "holds no certificate; want it in PEM"
+    assert told(good_cert, "") == at_key + "holds no private key; want it in PEM"
+    assert told(good_cert, good_cert) == at_key + "holds no private key; want it in PEM"
+    for protected in (locked, locked_otherwise):
+        message = told(good_cert, protected)
+        assert message == at_key + "is protected by a passphrase; want it without"
+    mismatch = at_key + 'does not belong to the first certificate in "c"'
+    assert told(good_cert, Path(other_key).read_text()) == mismatch
+    assert told(authority.pem.decode() + good_cert, good_key) == mismatch
+    assert told(good_cert, weak_key) == mismatch
+    for damaged in (cut_short(good_cert), good_cert + cut_short(authority.pem.decode())):
+        assert told(damaged, good_key) == at_cert + "is damaged; want it in PEM"
+    assert told(good_cert, cut_short(good_key)) == at_key + "is damaged; want it in PEM"
+    too_weak = "cannot be used: ee key too small; want another certificate"
+    assert told(weak_cert, weak_key) == at_cert + too_weak
+
+
+def cut_short(pem: str) -> str:
+    """Take a line out of a PEM block."""
+    lines = pem.splitlines(keepends=True)
+    return "".join(lines[:1] + lines[2:])
+
+
+def weak_pair() -> tuple[str, str]:
+    """Make a certificate and a key that are too weak for OpenSSL today."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gateway.test")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    key_pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM).decode(), key_pem.decode()
 
 
 def key_paths(cls: type[Any] = Config, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
