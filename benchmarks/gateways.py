@@ -1,7 +1,7 @@
 """What is measured: LLMProxy, and nginx as its peer, each started on a free loopback port.
 
-Both relay to the same model server, keep connections alive on both sides, pass each piece on at
-once, and write an access log to a file.
+Other peers are in `benchmarks.peers`. All relay to the same model server, keep connections alive on
+both sides, pass each piece on at once, and write an access log to a file.
 """
 
 from __future__ import annotations
@@ -10,18 +10,21 @@ import http.client
 import json
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 
+from benchmarks.certificate import Certificate
+
 KEY = "sk-benchmark-key"
 ROOT = Path(__file__).resolve().parent.parent
-_START_S = 30.0
 _STOP_S = 15.0
 
 _NGINX = """\
@@ -29,7 +32,7 @@ daemon off;
 worker_processes 1;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;
-events {{ worker_connections 20000; }}
+events {{ worker_connections 24000; }}
 http {{
     access_log {folder}/access.log combined;
     client_body_temp_path {folder}/body;
@@ -44,7 +47,8 @@ http {{
         keepalive_requests 1000000000;
     }}
     server {{
-        listen 127.0.0.1:{port} backlog=4096;
+        listen 127.0.0.1:{port} {tls} backlog=4096;
+        {tls_files}
         client_max_body_size 64m;
         client_body_buffer_size 1m;  # a prompt stays in memory, as it does in LLMProxy
         location / {{
@@ -72,7 +76,8 @@ class Running:
         port: Its loopback port.
         pid: The root of its process tree.
         folder: Its configuration and logs.
-        log_mark: What each access-log line of a relayed completion holds, and no other does.
+        log_mark: What each access-log line of a relayed completion holds, and no other does; empty
+            when the log is not looked at.
     """
 
     name: str
@@ -116,12 +121,13 @@ def model_server(program: Path) -> Iterator[int]:
 
 
 @contextmanager
-def nginx(folder: Path, model_port: int) -> Iterator[Running]:
+def nginx(folder: Path, model_port: int, certificate: Certificate | None) -> Iterator[Running]:
     """Run nginx with one worker in front of the model server.
 
     Args:
         folder: Where its configuration and logs go.
         model_port: The model server's port.
+        certificate: For TLS; None: without.
 
     Raises:
         CannotStart: It did not answer.
@@ -129,29 +135,51 @@ def nginx(folder: Path, model_port: int) -> Iterator[Running]:
     program = nginx_path()
     if program is None:
         raise CannotStart("nginx is not installed")
-    port = _free_port()
+    port = free_port()
+    tls_files = (
+        f"ssl_certificate {certificate.cert_file}; ssl_certificate_key {certificate.key_file};"
+        if certificate
+        else ""
+    )
     file = folder / "nginx.conf"
-    file.write_text(_NGINX.format(folder=folder, port=port, model_port=model_port))
+    file.write_text(
+        _NGINX.format(
+            folder=folder,
+            port=port,
+            model_port=model_port,
+            tls="ssl" if certificate else "",
+            tls_files=tls_files,
+        )
+    )
     command = [program, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(file)]
-    with _running("nginx", command, folder, port, b'HTTP/1.1" 200 ') as running:
+    subject = Running("nginx", port, 0, folder, log_mark=b'HTTP/1.1" 200 ')
+    with started(subject, command, tls=certificate is not None) as running:
         yield running
 
 
 @contextmanager
-def llmproxy(folder: Path, model_port: int) -> Iterator[Running]:
+def llmproxy(folder: Path, model_port: int, certificate: Certificate | None) -> Iterator[Running]:
     """Run LLMProxy, all its features on, in front of the model server.
 
     Args:
         folder: Where its configuration and logs go.
         model_port: The model server's port.
+        certificate: For TLS; None: without.
 
     Raises:
         CannotStart: It did not answer.
     """
-    port = _free_port()
+    port = free_port()
     keys = [{"key": KEY, "name": "benchmark", "user_id": "benchmark"}]
+    server: dict[str, Any] = {"listen": f"127.0.0.1:{port}", "max_connections": 20000}
+    if certificate:
+        server["tls"] = {
+            "enabled": True,
+            "cert_file": str(certificate.cert_file),
+            "key_file": str(certificate.key_file),
+        }
     config = {
-        "server": {"listen": f"127.0.0.1:{port}", "max_connections": 20000},
+        "server": server,
         "backends": [{"name": "model", "url": f"http://127.0.0.1:{model_port}"}],
         "auth": {"pipeline": [{"name": "static", "type": "static", "static": {"keys": keys}}]},
         "health_check": {"enabled": True},
@@ -164,42 +192,77 @@ def llmproxy(folder: Path, model_port: int) -> Iterator[Running]:
     command = [str(twistd) if twistd.exists() else "twistd", "-n", "--pidfile="]
     command += ["llmproxy", "--config", str(file)]
     # Every answer's token counts must have been read: metering is part of what is measured.
-    with _running("LLMProxy", command, folder, port, b"(exact)") as running:
+    subject = Running("LLMProxy", port, 0, folder, log_mark=b"(exact)")
+    with started(subject, command, tls=certificate is not None) as running:
         yield running
 
 
 @contextmanager
-def _running(
-    name: str, command: list[str], folder: Path, port: int, log_mark: bytes
+def started(
+    subject: Running,
+    command: Sequence[str],
+    *,
+    tls: bool = False,
+    environ: Mapping[str, str] | None = None,
+    start_s: float = 30.0,
 ) -> Iterator[Running]:
-    """Run a gateway until the block ends; it has answered a request when the block begins."""
-    output_file = folder / "output.log"
+    """Run a gateway until the block ends; it has answered a request when the block begins.
+
+    Args:
+        subject: All that is known of it, but for its pid.
+        command: The command line.
+        tls: Whether it speaks TLS.
+        environ: Its environment; None: ours.
+        start_s: How long it may take.
+
+    Raises:
+        CannotStart: It did not answer.
+    """
+    output_file = subject.folder / "output.log"
     with (
         output_file.open("wb") as output,
         subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            command,
+            cwd=ROOT,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
         ) as process,
     ):
         try:
-            seen = _wait_until_it_answers(process, port)
+            seen = _wait_until_it_answers(process, subject.port, tls, start_s)
             if seen:
                 said = output_file.read_text(errors="replace").strip()[-2000:]
-                raise CannotStart(f"{name} did not start: {seen}; it said: {said or 'nothing'}")
-            yield Running(name, port, process.pid, folder, log_mark)
+                raise CannotStart(
+                    f"{subject.name} did not start: {seen}; it said: {said or 'nothing'}"
+                )
+            yield attrs.evolve(subject, pid=process.pid)
         finally:
             _stop(process)
 
 
-def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int) -> str:
+def _connection(port: int, tls: bool) -> http.client.HTTPConnection:
+    if not tls:
+        return http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return http.client.HTTPSConnection("127.0.0.1", port, timeout=5, context=context)
+
+
+def _wait_until_it_answers(
+    process: subprocess.Popen[bytes], port: int, tls: bool, start_s: float
+) -> str:
     """Ask until a request is relayed; gives what was wrong, or nothing."""
     seen = "no answer"
     body = json.dumps({"model": "bench-model", "messages": [{"role": "user", "content": "hello"}]})
     fields = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
-    end = time.monotonic() + _START_S
+    end = time.monotonic() + start_s
     while time.monotonic() < end:
         if process.poll() is not None:
             return f"exit status {process.returncode}"
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = _connection(port, tls)
         try:
             connection.request("POST", "/v1/chat/completions", body, fields)
             status = connection.getresponse().status
@@ -224,6 +287,7 @@ def _stop(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
             process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Give a port that is free at this moment."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])

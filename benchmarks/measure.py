@@ -6,70 +6,13 @@ import subprocess
 import time
 from pathlib import Path
 
-import attrs
 import msgspec
 
 from benchmarks.gateways import KEY, Running
 from benchmarks.processes import cpu_s, memory
+from benchmarks.workloads import Workload
 
 _GRACE_S = 90.0  # over what a run should take; the client gives up after 30 s of silence itself
-KIB = 1024
-
-
-@attrs.frozen
-class Workload:
-    """What the clients do.
-
-    Attributes:
-        name: Short name, as on the command line.
-        unit: What is counted.
-        connections: Keep-alive connections.
-        stream: Whether the completions are streamed.
-        events: Events with content in each stream.
-        pace_us: Microseconds between two events of a stream; 0: as fast as they are taken.
-        ask_usage: Whether the client asks for token counts itself.
-        prompt_bytes: Size of the prompt; 0: a few words.
-        once: Each connection makes one request, and memory is read while all are open.
-    """
-
-    name: str
-    unit: str
-    connections: int
-    stream: bool = False
-    events: int = 0
-    pace_us: int = 0
-    ask_usage: bool = True
-    prompt_bytes: int = 0
-    once: bool = False
-
-    def arguments(self, seconds: float) -> list[str]:
-        """Give the client's command line, but for port and key."""
-        words = ["--connections", str(self.connections)]
-        words += ["--seconds", "0" if self.once else f"{seconds:g}"]
-        words += ["--prompt-bytes", str(self.prompt_bytes)]
-        if self.stream:
-            words += ["--stream", "--events", str(self.events), "--pace-us", str(self.pace_us)]
-            words += ["--ask-usage"] if self.ask_usage else []
-        if self.once:
-            words += ["--period-us", "1000000"]
-        elif self.pace_us:
-            # A stream's own length and a pause, so that nearly all streams are always open.
-            words += ["--period-us", str((self.events + 1) * self.pace_us)]
-        return words
-
-
-WORKLOADS: tuple[Workload, ...] = (
-    Workload("open", "stream", 1000, stream=True, events=4, pace_us=1_000_000, once=True),
-    Workload("json", "request", 32),
-    Workload("sse", "event", 100, stream=True, events=100, pace_us=10_000),
-    Workload(
-        "sse-withheld", "event", 100, stream=True, events=100, pace_us=10_000, ask_usage=False
-    ),
-    Workload("sse-short", "event", 100, stream=True, events=20, pace_us=10_000),
-    Workload("flood", "event", 100, stream=True, events=200),
-    Workload("big", "request", 32, prompt_bytes=256 * KIB),
-)
-"""In the order in which they run: ``open`` first, while memory is as fresh as it was started."""
 
 
 class Percentiles(msgspec.Struct):
@@ -89,6 +32,7 @@ class Seen(msgspec.Struct):
     error: str
     reconnects: int
     seconds: float
+    most_open: int = 0
     first_byte_us: Percentiles | None = None
     event_us: Percentiles | None = None
 
@@ -103,6 +47,7 @@ class Measured(msgspec.Struct):
         cpu_s: CPU seconds of the gateway's process tree meanwhile.
         cpu_us: The same in microseconds per unit of the workload.
         per_s: Units per second.
+        connections: How many there were.
         rss_bytes: Resident memory while the streams were open; 0 unless asked for.
         bytes_each: Growth of the memory (PSS) per open stream; 0 unless asked for.
     """
@@ -113,6 +58,7 @@ class Measured(msgspec.Struct):
     cpu_s: float
     cpu_us: float
     per_s: float
+    connections: int = 0
     rss_bytes: int = 0
     bytes_each: float = 0.0
 
@@ -144,9 +90,8 @@ def measure(load: Path, gateway: Running, workload: Workload, seconds: float) ->
     ) as client:
         try:
             during = before
-            if workload.once:
-                # All are open after a second; the first ends after as many as it has events.
-                time.sleep(1.0 + workload.events * workload.pace_us / 2e6)
+            if workload.holds_open:
+                time.sleep(workload.middle_s)
                 during = memory(gateway.pid)
             printed, complaint = client.communicate(timeout=seconds + _GRACE_S)
         except subprocess.TimeoutExpired:
@@ -167,6 +112,7 @@ def measure(load: Path, gateway: Running, workload: Workload, seconds: float) ->
         cpu_s=used_s,
         cpu_us=used_s * 1e6 / max(1, units),
         per_s=units / seen.seconds,
-        rss_bytes=during.rss_bytes if workload.once else 0,
+        connections=workload.connections,
+        rss_bytes=during.rss_bytes if workload.holds_open else 0,
         bytes_each=(during.pss_bytes - before.pss_bytes) / workload.connections,
     )

@@ -13,6 +13,7 @@ import attrs
 
 SOURCES = Path(__file__).resolve().parent / "tools"
 FLAGS = ("-O2", "-Wall", "-Wextra")
+TLS_FLAGS = ("-DWITH_TLS=1", "-lssl", "-lcrypto")
 
 
 class CannotBuild(Exception):
@@ -26,10 +27,12 @@ class Tools:
     Attributes:
         model: The backend.
         load: The client.
+        with_tls: Whether the client speaks TLS: the headers of OpenSSL were there.
     """
 
     model: Path
     load: Path
+    with_tls: bool
 
 
 def compiler() -> str | None:
@@ -47,20 +50,40 @@ def build() -> Tools:
     if cc is None:
         raise CannotBuild("there is no C compiler: `cc` is not on the PATH")
     folder = _cache()
-    header = (SOURCES / "loop.h").read_bytes()
-    return Tools(model=_build(cc, folder, "model", header), load=_build(cc, folder, "load", header))
+    with_tls = _has_openssl(cc)
+    return Tools(
+        model=_build(cc, folder, "model"),
+        load=_build(cc, folder, "load", *(TLS_FLAGS if with_tls else ())),
+        with_tls=with_tls,
+    )
 
 
-def _build(cc: str, folder: Path, name: str, header: bytes) -> Path:
+def _has_openssl(cc: str) -> bool:
+    """Say whether OpenSSL's headers and libraries can be had (Debian: libssl-dev)."""
+    program = "#include <openssl/ssl.h>\nint main(void) { return SSL_library_init() != 1; }\n"
+    done = subprocess.run(
+        [cc, "-x", "c", "-", "-o", os.devnull, "-lssl", "-lcrypto"],
+        input=program,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode == 0
+
+
+def _build(cc: str, folder: Path, name: str, *further: str) -> Path:
     source = SOURCES / f"{name}.c"
-    digest = hashlib.sha256(b"\0".join((" ".join(FLAGS).encode(), header, source.read_bytes())))
+    headers = [header.read_bytes() for header in sorted(SOURCES.glob("*.h"))]
+    words = " ".join((*FLAGS, *further)).encode()
+    digest = hashlib.sha256(b"\0".join((words, *headers, source.read_bytes())))
     program = folder / f"{name}-{digest.hexdigest()[:16]}"
     if program.exists():
         return program
     # Built under a name of its own, then moved: two runs at once never see half a program.
     unfinished = folder / f"{program.name}.{os.getpid()}"
     done = subprocess.run(
-        [cc, *FLAGS, "-o", str(unfinished), str(source)],
+        [cc, *FLAGS, "-o", str(unfinished), str(source), *further],
         capture_output=True,
         text=True,
         timeout=120,

@@ -1,6 +1,6 @@
 /* load: the client of the benchmarks, many keep-alive connections in one thread.
 
-   usage: load --port N --key KEY --connections N --seconds S [--prompt-bytes N]
+   usage: load --port N --key KEY --connections N --seconds S [--prompt-bytes N] [--tls]
                [--period-us N] [--stream --events N --pace-us N [--ask-usage]]
 
    Each connection POSTs chat completions, at least one, and begins none after S seconds: one after
@@ -17,29 +17,30 @@
      requests, events    answered as they should be; content events of streams
      errors, error       how many, and what the first one was
      reconnects          connections that the server closed between two answers
+     most_open           the most answers that were under way at the same time
      seconds             from the first request to the end of the last answer
      first_byte_us       from a request's first byte to the first byte of its answer's body
      event_us            from an event's making (the model's "t") to its arrival; paced streams only
    The last two as p50, p99 and max, in microseconds. Exit status 1 when there were errors. */
 #define _GNU_SOURCE
 #include <ctype.h>
-#include <fcntl.h>
 #include <getopt.h>
 #include <stdarg.h>
 
-#include "loop.h"
+#include "wire.h"
 
 #define SILENCE_MS 30000 /* nothing at all for so long: those that still wait have failed */
 
-enum reading { HEAD, BODY_BY_LENGTH, CHUNK_SIZE, CHUNK_BYTES, CHUNK_END, TRAILER, DONE };
+enum reading { HANDSHAKE, HEAD, BODY_BY_LENGTH, CHUNK_SIZE, CHUNK_BYTES, CHUNK_END, TRAILER, DONE };
 
 struct client {
-    int fd; /* -1: not begun, or ended */
+    struct wire wire; /* closed: not begun, or ended */
     long begin_ns; /* when its latest request began */
     int idle;      /* open, and waiting for the timetable */
     int owed;      /* requests that were due before the one before them had ended */
     size_t sent;
-    int sending; /* the socket is full: EPOLLOUT goes on */
+    int sending; /* the socket is full, or not connected yet: EPOLLOUT goes on */
+    int open;    /* its answer has begun, and not ended */
 
     enum reading reading;
     char head[8192];
@@ -60,7 +61,7 @@ struct times {
 };
 
 static struct {
-    int port, connections, stream, events, ask_usage;
+    int port, connections, stream, events, ask_usage, tls;
     long pace_us, period_us, prompt_bytes;
     double seconds;
     const char *key;
@@ -71,6 +72,7 @@ static char *request;
 static size_t request_bytes;
 static long deadline_ns;
 static int live; /* connections that have not ended */
+static int open_now, most_open;
 static long requests_done, events_seen, errors, reconnects;
 static char first_error[256];
 static struct times first_byte, event_delay;
@@ -97,6 +99,9 @@ static char *make_messages(size_t size) {
     for (int number = 0; number == 0 || (size_t)(at - text) < size; number++) {
         if (number) *at++ = ',';
         at = stpcpy(at, open[number % 2]);
+        /* In the text: some gateways pass on no fields but those that they know. */
+        if (option.stream && number == 0)
+            at += sprintf(at, "events=%d pace_us=%ld ", option.events, option.pace_us);
         if (size == 0) at = stpcpy(at, "Say hello.");
         else
             for (char *end = at + message_bytes; at < end && (size_t)(at - text) < size;)
@@ -111,8 +116,7 @@ static void make_request(void) {
     char *messages = make_messages((size_t)option.prompt_bytes), *body;
     char how[160] = "\"stream\":false";
     if (option.stream)
-        sprintf(how, "\"stream\":true,\"max_tokens\":%d,\"pace_us\":%ld%s", option.events,
-                option.pace_us,
+        sprintf(how, "\"stream\":true,\"max_tokens\":%d%s", option.events,
                 option.ask_usage ? ",\"stream_options\":{\"include_usage\":true}" : "");
     int size = asprintf(&body, "{\"model\":\"bench-model\",\"messages\":%s,%s}", messages, how);
     int all = asprintf(&request,
@@ -129,9 +133,15 @@ static void make_request(void) {
 
 /* ---- One connection ---- */
 
+static void set_open(struct client *one, int open) {
+    open_now += open - one->open;
+    one->open = open;
+    if (open_now > most_open) most_open = open_now;
+}
+
 static void end(struct client *one) {
-    if (one->fd >= 0) close(one->fd);
-    one->fd = -1;
+    wire_close(&one->wire);
+    set_open(one, 0);
     one->idle = 0;
     live--;
 }
@@ -149,12 +159,12 @@ static void watch(struct client *one, int sending) {
     one->sending = sending;
     struct epoll_event wanted = {.events = EPOLLIN | (sending ? EPOLLOUT : 0),
                                  .data = {.ptr = one}};
-    epoll_ctl(epoll_fd, EPOLL_CTL_MOD, one->fd, &wanted);
+    epoll_ctl(epoll_fd, EPOLL_CTL_MOD, one->wire.fd, &wanted);
 }
 
 static void go_on_sending(struct client *one) {
     while (one->sent < request_bytes) {
-        ssize_t taken = send(one->fd, request + one->sent, request_bytes - one->sent, MSG_NOSIGNAL);
+        ssize_t taken = wire_send(&one->wire, request + one->sent, request_bytes - one->sent);
         if (taken < 0 && errno == EAGAIN) {
             watch(one, 1);
             return;
@@ -176,19 +186,25 @@ static void begin_request(struct client *one) {
     go_on_sending(one);
 }
 
+/* Go on with a connection that is not there yet, and ask as soon as it is. */
+static void go_on_shaking(struct client *one) {
+    switch (wire_shake(&one->wire)) {
+    case SHAKEN: begin_request(one); break;
+    case WANTS_INPUT: watch(one, 0); break;
+    case WANTS_OUTPUT: watch(one, 1); break;
+    case FAILED: fail(one, "connecting: %s", strerror(errno)); break;
+    }
+}
+
 static void open_connection(struct client *one) {
-    struct sockaddr_in address = loopback(option.port);
-    one->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (one->fd < 0 || connect(one->fd, (struct sockaddr *)&address, sizeof address) < 0) {
+    one->reading = HANDSHAKE;
+    if (wire_open(&one->wire, option.port) < 0) {
         fail(one, "connecting: %s", strerror(errno));
         return;
     }
-    fcntl(one->fd, F_SETFL, O_NONBLOCK);
-    no_delay(one->fd);
-    one->sending = 0;
-    struct epoll_event wanted = {.events = EPOLLIN, .data = {.ptr = one}};
-    epoll_ctl(epoll_fd, EPOLL_CTL_ADD, one->fd, &wanted);
-    begin_request(one);
+    one->sending = 1;
+    struct epoll_event wanted = {.events = EPOLLIN | EPOLLOUT, .data = {.ptr = one}};
+    epoll_ctl(epoll_fd, EPOLL_CTL_ADD, one->wire.fd, &wanted);
 }
 
 /* Begin a request, on the connection that there is or on a new one. Returns 0 when that failed, or
@@ -198,12 +214,11 @@ static int ask(struct client *one) {
     one->idle = 0;
     if (renewed) {
         reconnects++;
-        close(one->fd);
-        one->fd = -1;
+        wire_close(&one->wire);
     }
-    if (one->fd < 0) open_connection(one);
+    if (one->wire.fd < 0) open_connection(one);
     else begin_request(one);
-    return one->fd >= 0 && !renewed;
+    return one->wire.fd >= 0 && !renewed;
 }
 
 /* An answer has come whole: judge it, then ask again. Returns 0 when the connection failed. */
@@ -224,6 +239,7 @@ static int conclude(struct client *one) {
         return 0;
     }
     requests_done++;
+    set_open(one, 0);
     if (now_ns() >= deadline_ns) {
         end(one);
         return 0;
@@ -313,6 +329,7 @@ static int take_head(struct client *one) {
         if (strncasecmp(line, "transfer-encoding: chunked", 26) == 0) chunked = 1;
         if (strncasecmp(line, "connection: close", 17) == 0) one->closes = 1;
     }
+    set_open(one, 1);
     one->reading = chunked ? CHUNK_SIZE : one->left ? BODY_BY_LENGTH : DONE;
     one->left = chunked ? 0 : one->left;
     return 1;
@@ -324,6 +341,7 @@ static void take(struct client *one, const char *bytes, size_t size, long now) {
     while (bytes < stop) {
         size_t rest = (size_t)(stop - bytes), part;
         switch (one->reading) {
+        case HANDSHAKE: /* nothing is read before its end */
         case HEAD:
             if (one->head_used + 1 == sizeof one->head) {
                 fail(one, "a head of more than %zu bytes", sizeof one->head);
@@ -369,16 +387,21 @@ static void take(struct client *one, const char *bytes, size_t size, long now) {
     }
 }
 
+/* Read what there is. Of TLS, all: what OpenSSL has read ahead, epoll does not tell of. */
 static void receive(struct client *one) {
     static char bytes[256 * 1024];
-    ssize_t got = recv(one->fd, bytes, sizeof bytes, 0);
-    long now = now_ns();
-    if (got < 0 && errno == EAGAIN) return;
-    if (got <= 0) {
-        fail(one, "the connection ended %s an answer", one->reading == HEAD ? "before" : "in");
-        return;
-    }
-    take(one, bytes, (size_t)got, now);
+    do {
+        int fd = one->wire.fd;
+        ssize_t got = wire_receive(&one->wire, bytes, sizeof bytes);
+        long now = now_ns();
+        if (got < 0 && errno == EAGAIN) return;
+        if (got <= 0) {
+            fail(one, "the connection ended %s an answer", one->reading == HEAD ? "before" : "in");
+            return;
+        }
+        take(one, bytes, (size_t)got, now);
+        if (one->wire.fd != fd || one->reading == HANDSHAKE) return;
+    } while (one->wire.tls);
 }
 
 /* ---- All of them ---- */
@@ -421,7 +444,7 @@ static long keep_timetable(struct client *clients, long begun_ns) {
         if (due > now_ns()) return due;
         struct client *one = &clients[number % option.connections];
         if (number < option.connections || one->idle) ask(one);
-        else if (one->fd >= 0) one->owed++;
+        else if (one->wire.fd >= 0) one->owed++;
     }
     for (int i = 0; i < option.connections; i++)
         if (clients[i].idle) end(&clients[i]);
@@ -435,7 +458,7 @@ static void read_options(int count, char **words) {
         {"prompt-bytes", required_argument, NULL, 'b'}, {"stream", no_argument, NULL, 'S'},
         {"events", required_argument, NULL, 'e'},      {"pace-us", required_argument, NULL, 'P'},
         {"ask-usage", no_argument, NULL, 'u'},         {"period-us", required_argument, NULL, 'T'},
-        {NULL, 0, NULL, 0}};
+        {"tls", no_argument, NULL, 't'},               {NULL, 0, NULL, 0}};
     for (int name; (name = getopt_long(count, words, "", names, NULL)) != -1;) {
         switch (name) {
         case 'p': option.port = atoi(optarg); break;
@@ -448,6 +471,7 @@ static void read_options(int count, char **words) {
         case 'P': option.pace_us = atol(optarg); break;
         case 'u': option.ask_usage = 1; break;
         case 'T': option.period_us = atol(optarg); break;
+        case 't': option.tls = 1; break;
         default: exit(2);
         }
     }
@@ -461,6 +485,7 @@ static void read_options(int count, char **words) {
 int main(int count, char **words) {
     read_options(count, words);
     raise_open_files();
+    if (option.tls) wire_use_tls();
     make_request();
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     int timer = make_timer(epoll_fd);
@@ -470,7 +495,7 @@ int main(int count, char **words) {
     long begun_ns = now_ns();
     deadline_ns = begun_ns + (long)(option.seconds * NS_PER_S);
     live = option.connections;
-    for (int i = 0; i < option.connections; i++) clients[i].fd = -1;
+    for (int i = 0; i < option.connections; i++) clients[i].wire.fd = -1;
     struct epoll_event events[512];
     for (;;) {
         set_timer(timer, keep_timetable(clients, begun_ns));
@@ -478,20 +503,25 @@ int main(int count, char **words) {
         int ready = epoll_wait(epoll_fd, events, 512, SILENCE_MS);
         if (ready == 0) {
             for (int i = 0; i < option.connections; i++)
-                if (clients[i].fd >= 0) fail(&clients[i], "silence for %d ms", SILENCE_MS);
+                if (clients[i].wire.fd >= 0) fail(&clients[i], "silence for %d ms", SILENCE_MS);
             break;
         }
         for (int i = 0; i < ready; i++) {
             struct client *one = events[i].data.ptr;
             if (one == NULL) continue; /* the timer: what is due is begun above */
+            if (one->reading == HANDSHAKE) {
+                go_on_shaking(one);
+                continue;
+            }
             if (events[i].events & EPOLLOUT) go_on_sending(one);
-            if (one->fd >= 0 && events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) receive(one);
+            if (one->wire.fd >= 0 && events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+                receive(one);
         }
     }
     printf("{\"requests\":%ld,\"events\":%ld,\"errors\":%ld,\"error\":", requests_done, events_seen,
            errors);
     print_quoted(first_error);
-    printf(",\"reconnects\":%ld,\"seconds\":%.6f", reconnects,
+    printf(",\"reconnects\":%ld,\"most_open\":%d,\"seconds\":%.6f", reconnects, most_open,
            (double)(now_ns() - begun_ns) / NS_PER_S);
     print_times("first_byte_us", &first_byte);
     print_times("event_us", &event_delay);

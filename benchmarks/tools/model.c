@@ -6,9 +6,9 @@
    GET  any path   200, a list with its one model: enough for health checks and model lists.
    POST any path   a chat completion. The request's own body says which:
      "stream": true                  a stream of events, otherwise one JSON object
-     "max_tokens": N                 N events with content (default 20)
-     "pace_us": U                    one event each U microseconds; 0: as fast as they are taken
      "include_usage": true           a last event with token counts
+     events=N, in any text           N events with content (20)
+     pace_us=U, in any text          one event each U microseconds; 0: as fast as they are taken
 
    Every event carries its number, and "t": when it was made, in nanoseconds of CLOCK_MONOTONIC.
    Each event is an HTTP chunk of its own, as inference servers send them. One thread, one epoll. */
@@ -178,7 +178,7 @@ static void answer_whole(struct connection *one, const char *status, const char 
     put(one, body, strlen(body));
 }
 
-/* The number or word after a JSON key, found without parsing: the prompts hold no such keys. */
+/* The number or word after a JSON key or other mark, found without parsing: it is nowhere else. */
 static const char *value_of(const char *body, size_t size, const char *key) {
     const char *at = memmem(body, size, key, strlen(key));
     if (at == NULL) return "";
@@ -205,11 +205,11 @@ static void answer(struct connection *one, const char *body, size_t size) {
     const char *head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
                        "Cache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n";
     put(one, head, strlen(head));
-    const char *count = value_of(body, size, "\"max_tokens\"");
+    const char *count = value_of(body, size, "events=");
     one->events_left = isdigit((unsigned char)*count) ? atoi(count) : 20;
     one->event_number = 0;
     one->wants_usage = strncmp(value_of(body, size, "\"include_usage\""), "true", 4) == 0;
-    one->pace_ns = atol(value_of(body, size, "\"pace_us\"")) * 1000;
+    one->pace_ns = atol(value_of(body, size, "pace_us=")) * 1000;
     one->due_ns = now_ns();
     one->streaming = 1;
     wait_until_due(one);

@@ -4,7 +4,8 @@ import pytest
 
 from benchmarks.machine import Machine
 from benchmarks.measure import Measured, Percentiles, Seen
-from benchmarks.report import DIRECT, OURS, PEER, IdleMemory, Results, Row, markdown, rows
+from benchmarks.report import Row, markdown, rows
+from benchmarks.results import DIRECT, OURS, PEER, IdleMemory, Results
 
 MACHINE = Machine(
     cpu="a processor",
@@ -102,3 +103,45 @@ def test_the_report_says_how_it_was_made_and_what_went_wrong() -> None:
     assert "a processor, 2 cores" in text
     assert "| json: CPU µs/request | 10.0 | 100.0 | 10.00 | <= 6 x, **missed** |" in text
     assert text.endswith("were errors:**\n\n- round 1, json, nginx: 3 errors\n")
+
+
+def test_a_further_peer_has_a_column_and_no_verdict() -> None:
+    """The ratio stays that of LLMProxy and nginx; what a peer was not measured with is a dash."""
+    found = results(
+        measured(OURS, "json", cpu_us=60),
+        measured(PEER, "json", cpu_us=10),
+        measured("litellm", "json", cpu_us=7000),
+        measured(OURS, "big", cpu_us=100),
+    )
+    found.peers = {"litellm": "1.0", "vllm-router": "2.0"}
+    text = markdown(found)
+    assert "| workload | nginx | LLMProxy | ratio | target | litellm |\n" in text
+    assert "| json: CPU µs/request | 10.0 | 60.0 | 6.00 | <= 6 x, met | 7 000.0 |" in text
+    assert "| big, 256 KiB prompts: CPU µs/request | - | 100.0 | - | <= 2 x | - |" in text
+    assert "; litellm 1.0." in text
+    assert "vllm-router" not in text
+
+
+def test_lines_of_open_streams() -> None:
+    """Memory of each and of all, and times over the direct answer's only where there is one."""
+    streams = measured(OURS, "streams-10k", cpu_us=70, p50_us=500)
+    streams.connections, streams.bytes_each, streams.rss_bytes = 10_000, 25_000.0, 300_000_000
+    over_tls = measured(OURS, "streams-10k-tls", cpu_us=90, p50_us=700)
+    over_tls.connections = 10_000
+    one = measured(OURS, "open-1", cpu_us=1)
+    one.rss_bytes = 60_000_000
+    found = results(streams, measured(DIRECT, "streams-10k", cpu_us=1, p50_us=100), over_tls, one)
+    title = "10 000 open streams"
+    each = by_title(found, f"{title}: kB each")
+    assert (each.ours, each.is_met) == (25.0, True)
+    assert by_title(found, f"{title}: RSS, MB").ours == 300.0
+    assert by_title(found, f"{title}: added time per event p50").ours == 0.4
+    assert by_title(found, f"{title}, TLS: time per event p50").ours == 0.7
+    assert by_title(found, "one open stream: RSS").ours == 60.0
+
+
+def test_what_was_left_out_is_named() -> None:
+    """With the reason, beneath the table."""
+    found = results(measured(OURS, "json", cpu_us=1))
+    found.left_out.append("litellm: it is in no --peers-venv")
+    assert markdown(found).endswith("\nLeft out:\n\n- litellm: it is in no --peers-venv\n")
