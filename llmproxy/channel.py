@@ -17,30 +17,22 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import httptools
-from twisted.internet.interfaces import IAddress, IDelayedCall, IPushProducer, ISSLTransport
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import IAddress, IPushProducer, ISSLTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from llmproxy.errors import (
-    BadRequest,
-    GatewayError,
-    HeadersTooLarge,
-    MethodNotAllowed,
-    RequestTimeout,
-    UriTooLong,
-)
+from llmproxy.errors import GatewayError, RequestTimeout
+from llmproxy.reader import Head, RequestReader
 from llmproxy.stall import StallWatch
+from llmproxy.timeouts import Timeout
 from llmproxy.wire.api_errors import raw_answer
-from llmproxy.wire.heads import check_request_head, framing_head, split_target
-from llmproxy.wire.request_id import sane_request_id
 
 if TYPE_CHECKING:
     from llmproxy.site import EdgeRequest, EdgeSite
 
-MAX_FIELDS = 100
 EARLY_LIMIT_BYTES = 16 * 1024
 UNREAD_BODY_LIMIT_BYTES = 64 * 1024
 LINGER_S = 5.0
@@ -58,16 +50,6 @@ class EdgeLimits:
     write_stall_timeout_s: float = 60.0
 
 
-@attrs.define
-class _Head:
-    """A head as it comes in."""
-
-    started_s: float
-    target: bytes = b""
-    fields: list[tuple[bytes, bytes]] = attrs.field(factory=list)
-    size_bytes: int = 0
-
-
 @implementer(IPushProducer)
 class EdgeChannel(Protocol):
     """One client connection.
@@ -83,18 +65,13 @@ class EdgeChannel(Protocol):
     def __init__(self, site: EdgeSite, limits: EdgeLimits) -> None:
         self.site = site
         self._limits = limits
-        self._reactor = site.reactor
-        self._parser = httptools.HttpRequestParser(self)
-        self._head: _Head | None = None
-        self._fruitless_bytes = 0  # fed to the parser since it last had something to tell
-        self._stand_in = b""
+        self._reader = RequestReader(self, site.reactor.seconds, limits.max_header_bytes)
         self._receiving: EdgeRequest | None = None
         self._waiting: deque[EdgeRequest | GatewayError] = deque()
         self._current: EdgeRequest | None = None
         self._early: list[bytes] = []
         self._early_bytes = 0
         self._stopped_reading = False
-        self._violation: GatewayError | None = None
         self._failed_request_id = ""
         self._persistent = True
         self._advancing = False
@@ -102,7 +79,8 @@ class EdgeChannel(Protocol):
         self._lingering = False
         self._closing = False
         self._lingered_bytes = 0
-        self._deadline: IDelayedCall | None = None
+        self._deadline: Timeout | None = None
+        self._deadline_is_of_head = False
         self._producer: Any = None
         self._transport_full = False
 
@@ -114,7 +92,10 @@ class EdgeChannel(Protocol):
 
     def connectionMade(self) -> None:
         """Begin: the first request may take its time to come."""
-        self._stall = StallWatch(self._reactor, self._transport)
+        self._stall = StallWatch(self.site.reactor, self._transport)
+        self.is_secure = ISSLTransport.providedBy(self.transport)
+        self.peer_ip = ip_of(self.getPeer())
+        self.from_trusted_proxy = self.site.trusted_proxies.trusts(self.peer_ip)
         self._transport.setTcpNoDelay(True)
         self._transport.registerProducer(self, True)
         self._set_deadline(self._limits.idle_timeout_s, self._idle_expired)
@@ -123,13 +104,20 @@ class EdgeChannel(Protocol):
     def _transport(self) -> Any:
         return self.transport
 
+    @property
+    def _is_over(self) -> bool:
+        """Whether the last answer is out: what the client still sends means nothing."""
+        return self._lingering or self._closing
+
     def dataReceived(self, data: bytes) -> None:
         """Take what the client sent."""
         if self._lingering or self._closing or self._broken:
             self._lingered_bytes += len(data)
             if self._lingered_bytes > LINGER_LIMIT_BYTES:
                 self._transport.abortConnection()
-        elif self._receiving is None and (self._current is not None or self._waiting):
+        elif self._receiving is None and (
+            self._current is not None or self._waiting or self._early
+        ):
             # Bytes of a next request: kept as they are until its turn.
             self._early.append(data)
             self._early_bytes += len(data)
@@ -154,47 +142,18 @@ class EdgeChannel(Protocol):
             current.connectionLost(reason)
         self.site.connection_closed(self)
 
-    # parsing
+    # reading
 
     def _feed(self, data: bytes) -> None:
-        """Run the parser; its errors become the answer to the request that they are part of."""
-        self._fruitless_bytes += len(data)
-        while data:
-            try:
-                self._parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                # An Upgrade that nobody here takes (RFC 9110, section 7.8): the request is an
-                # ordinary one, and what follows its head is its body and the next request.
-                data = data[upgrade.args[0] :]
-                if self._stand_in:
-                    self._resume_body()
-                continue
-            except httptools.HttpParserCallbackError:
-                self._fail(self._violation or BadRequest())
-            except httptools.HttpParserError:
-                self._fail(BadRequest())
-            break
-        # One endless field never reaches `on_header`, an endless trailer or chunk extension
-        # nobody: what was fed in vain has the bound of a head.
-        if self._fruitless_bytes > self._limits.max_header_bytes and not self._broken:
-            if self._head is not None:
-                self._fail(HeadersTooLarge())
-            elif self._receiving is not None:
-                self._fail(BadRequest("The request body is framed with more than it holds."))
-
-    def _resume_body(self) -> None:
-        """Go on with the body of a request that asked for an Upgrade.
-
-        httptools ends such a request at its head, whatever body it announces. A new parser that was
-        shown a plain head of the same framing takes over.
-        """
-        self._parser = httptools.HttpRequestParser(self)
-        self._parser.feed_data(self._stand_in)
-        self._stand_in = b""
+        """Read on; what cannot be read becomes the answer to the request that it is part of."""
+        try:
+            self._reader.feed(data)
+        except GatewayError as error:
+            if not self._is_over:
+                self._fail(error)
 
     def _fail(self, error: GatewayError) -> None:
         """The byte stream cannot be understood from here on."""
-        head, self._head = self._head, None
         self._broken = True
         receiving, self._receiving = self._receiving, None
         if receiving is not None:
@@ -204,87 +163,25 @@ class EdgeChannel(Protocol):
             receiving.last = True
             receiving.body_failed(error)
         else:
-            for name, value in () if head is None else head.fields:
-                if name == b"x-request-id" and not self._failed_request_id:
-                    self._failed_request_id = sane_request_id(value)
+            self._failed_request_id = self._reader.request_id
             self._waiting.append(error)
 
-    def _violate(self, error: GatewayError) -> None:
-        """Stop the parser from within a callback."""
-        self._violation = error
-        raise error
-
-    def on_message_begin(self) -> None:
-        """A request's first byte is in: the clock of its head runs."""
-        self._fruitless_bytes = 0
-        self._head = _Head(self._reactor.seconds())
-        if self._current is None and not self._waiting:
-            self._set_deadline(self._limits.header_timeout_s, self._head_expired)
-
-    def on_url(self, part: bytes) -> None:
-        """Take a part of the target."""
-        head = self._head
-        assert head is not None
-        head.target += part
-        if len(head.target) > self._limits.max_header_bytes:
-            self._violate(UriTooLong())
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a field; those after the body are trailers, which nobody here merges."""
-        head = self._head
-        if head is None:
+    def head_received(self, head: Head) -> None:
+        """A head is complete: it is a request, whose turn will come, unless we are done."""
+        if self._is_over:
             return
-        head.fields.append((name.lower(), value.strip(b" \t")))
-        head.size_bytes += len(name) + len(value) + 4
-        if len(head.fields) > MAX_FIELDS or head.size_bytes > self._limits.max_header_bytes:
-            self._violate(HeadersTooLarge())
-
-    def on_headers_complete(self) -> None:
-        """The head is complete: hold it to the rules and make it a request."""
-        head = self._head
-        assert head is not None
-        self._fruitless_bytes = 0
-        if self._stand_in:
-            self._head = None
-            return
-        version = self._parser.get_http_version()
-        method = self._parser.get_method()
-        try:
-            if method == b"CONNECT":
-                # Its target is no path, and no path takes it.
-                raise MethodNotAllowed(headers=((b"Allow", b"GET, HEAD, POST, OPTIONS"),))
-            uri, authority = split_target(head.target)
-            check_request_head(version, head.fields)
-        except GatewayError as error:
-            self._violate(error)
-        self._head = None
-        request = self.site.make_request(self)
-        request.head_received(
-            method=method,
-            uri=uri,
-            authority=authority,
-            version=version,
-            fields=head.fields,
-            started_s=head.started_s,
-        )
-        # HTTP/1.0 cannot be told apart a whole answer of unknown length but by closing after it.
-        request.last = version == "1.0" or not self._parser.should_keep_alive()
-        if self._parser.should_upgrade():
-            self._stand_in = framing_head(head.fields)
+        request = self.site.make_request(self, head)
         self._receiving = request
         self._waiting.append(request)
 
-    def on_body(self, piece: bytes) -> None:
+    def body_received(self, piece: bytes) -> None:
         """Hand a piece of the body to its request."""
-        self._fruitless_bytes = 0
         request = self._receiving
         if request is not None:
             request.body_piece(piece)
 
-    def on_message_complete(self) -> None:
+    def body_ended(self) -> None:
         """The request is wholly in."""
-        if self._stand_in:
-            return  # only for the parser: the body is still to come
         request, self._receiving = self._receiving, None
         if request is not None:
             request.body_complete()
@@ -300,7 +197,7 @@ class EdgeChannel(Protocol):
             return
         self._advancing = True
         try:
-            while self._current is None and not self._closing and not self._transport_full:
+            while self._current is None and not (self._is_over or self._transport_full):
                 if self._waiting:
                     self._start(self._waiting.popleft())
                 elif self._early:
@@ -317,7 +214,7 @@ class EdgeChannel(Protocol):
         finally:
             self._advancing = False
         current = self._current
-        if self._closing:
+        if self._is_over:
             return
         if current is not None and self._receiving is current:
             if self._deadline is None:
@@ -325,6 +222,8 @@ class EdgeChannel(Protocol):
             self.check_unread(current)
         elif current is not None or self._waiting:
             self._clear_deadline()
+        elif self._reader.in_head and not self._deadline_is_of_head:
+            self._wait_for_head()
 
     def _start(self, item: EdgeRequest | GatewayError) -> None:
         if isinstance(item, GatewayError):
@@ -339,10 +238,15 @@ class EdgeChannel(Protocol):
         item.process()
 
     def _wait_for_more(self) -> None:
-        if self._head is not None:
-            self._set_deadline(self._limits.header_timeout_s, self._head_expired)
+        if self._reader.in_head:
+            self._wait_for_head()
         else:
             self._set_deadline(self._limits.idle_timeout_s, self._idle_expired)
+
+    def _wait_for_head(self) -> None:
+        """The clock of a head runs from its first byte, however slowly the others come."""
+        self._set_deadline(self._limits.header_timeout_s, self._head_expired)
+        self._deadline_is_of_head = True
 
     def check_unread(self, request: EdgeRequest) -> None:
         """Read no further into a body that nobody has asked for yet, nor longer than needed."""
@@ -380,7 +284,7 @@ class EdgeChannel(Protocol):
 
     def close_when_idle(self) -> None:
         """Close now when nothing is under way, else after the answer that is."""
-        idle = self._current is None and self._head is None and self._receiving is None
+        idle = self._current is None and not self._reader.in_head and self._receiving is None
         if idle and not self._waiting:
             self.loseConnection()
         else:
@@ -401,17 +305,18 @@ class EdgeChannel(Protocol):
     def _set_deadline(self, after_s: float, call: Any) -> None:
         self._clear_deadline()
         if after_s > 0:
-            self._deadline = self._reactor.callLater(after_s, call)
+            self._deadline = self.site.timeouts.start(after_s, call)
 
     def _clear_deadline(self) -> None:
         deadline, self._deadline = self._deadline, None
-        if deadline is not None and deadline.active():
+        self._deadline_is_of_head = False
+        if deadline is not None:
             deadline.cancel()
 
     def body_moved(self) -> None:
         """A piece of the current body came: its clock begins anew."""
-        if self._deadline is not None and self._deadline.active():
-            self._deadline.reset(self._limits.body_timeout_s)
+        if self._deadline is not None:
+            self._deadline.restart()
 
     def _idle_expired(self) -> None:
         self.loseConnection()
@@ -528,4 +433,12 @@ class EdgeChannel(Protocol):
 
     def isSecure(self) -> bool:
         """Say whether the connection is TLS."""
-        return ISSLTransport.providedBy(self.transport)
+        return self.is_secure
+
+
+def ip_of(peer: IAddress) -> str:
+    """Give the IP of an address; empty for a Unix socket."""
+    if isinstance(peer, IPv4Address | IPv6Address):
+        host = peer.host.partition("%")[0]
+        return host[7:] if host.startswith("::ffff:") and "." in host else host
+    return ""

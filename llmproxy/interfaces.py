@@ -7,7 +7,7 @@ Implementations live in the rooms above and are handed to their users by constru
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twisted.web.iweb import IResponse
 from zope.interface import Attribute, Interface
@@ -60,6 +60,10 @@ class IClientRequest(Interface):
     from_trusted_proxy: bool = Attribute("Whether ``peer_ip`` is a trusted proxy.")
     secure: bool = Attribute("Whether the client's connection is TLS here.")
     started_s: float = Attribute("When its first byte was seen, on the reactor's clock.")
+    repeats: dict[str, Any] = Attribute(
+        "Shared by the requests of one connection whose heads are the same but for the length: "
+        "there may be kept what was made of ``raw_headers``."
+    )
 
     def header(name: bytes) -> bytes:
         """Give the value of the first field of that lower-case name, or nothing (``b""``)."""
@@ -146,7 +150,7 @@ class IUpstreamClient(Interface):
         method: str,
         url: bytes,
         *,
-        headers: Sequence[tuple[bytes, bytes]],
+        headers: bytes,
         data: IBodyProducer | None,
         unbuffered: bool = True,
     ) -> Deferred[IUpstreamResponse]:
@@ -155,7 +159,7 @@ class IUpstreamClient(Interface):
         Args:
             method: The method.
             url: The URL, as it is to be asked for.
-            headers: Fields in their order.
+            headers: Encoded field lines, each with its CR LF; without Host and length.
             data: The body; None: none.
             unbuffered: True: the body is delivered as it comes.
 

@@ -19,7 +19,6 @@ from twisted.python.components import Componentized
 from llmproxy import __version__
 from llmproxy.auth.credentials import CredentialReader
 from llmproxy.auth.pipeline import from_config
-from llmproxy.backends.demo.server import DemoServer
 from llmproxy.backends.directory import BackendDirectory
 from llmproxy.backends.identity import make_backend
 from llmproxy.backends.model_lists import ModelLists
@@ -40,6 +39,7 @@ from llmproxy.proxy.exchange import DataPath, Exchange
 from llmproxy.resources.records import record_of, record_of_refusal
 from llmproxy.resources.root import CrossOrigin, make_root
 from llmproxy.site import EdgeRequest, EdgeSite
+from llmproxy.timeouts import Timeouts
 from llmproxy.upstream.body import BytesBody
 from llmproxy.upstream.factory import BackendClients
 from llmproxy.values import Backend
@@ -84,17 +84,20 @@ class Gateway(MultiService):
         access, access_log = config.logging.access, None
         if access.enabled:
             with _blaming("logging.access.path"):
-                access_log = AccessLog(_open(access.output, access.path), access.format)
+                access_log = AccessLog(_open(access.output, access.path), access.format, reactor)
         reporters: list[IReporter] = [] if access_log is None else [access_log]
 
         # The backends, and the clients for them.
-        demo: DemoServer | None = None
+        demo: Any = None
         clients: dict[str, BackendClients] = {}
         identities: list[Backend] = []
         for number, settings in enumerate(config.backends):
             url = None
             if settings.url == "demo:":
                 if demo is None:
+                    # Only who uses it has it in memory.
+                    from llmproxy.backends.demo.server import DemoServer
+
                     demo = DemoServer(reactor)
                     demo.setServiceParent(self)
                 url = demo.listen()
@@ -103,6 +106,7 @@ class Gateway(MultiService):
             with _blaming(f"backends[{number}].tls"):
                 clients[identity.name] = BackendClients(reactor, identity, settings.tls)
         self._clients = clients
+        self._access_log = access_log
         self.directory = BackendDirectory(
             [(identity, clients[identity.name].gateway) for identity in identities],
             make_strategy(config.routing.load_balance, random),
@@ -161,6 +165,7 @@ class Gateway(MultiService):
             ),
             reporters=reporters,
             clock=reactor,
+            timeouts=Timeouts(reactor),
             now=time.time,
             random_bytes=os.urandom,
             make_body=BytesBody,
@@ -251,6 +256,8 @@ class Gateway(MultiService):
         await maybeDeferred(super().stopService)
         for clients in self._clients.values():
             clients.pool.close()
+        if self._access_log is not None:
+            self._access_log.close()
 
 
 @contextmanager

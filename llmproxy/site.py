@@ -7,27 +7,32 @@ body is kept before that but what came in one read, and never a byte on disk.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import datetimeToString
+from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 from zope.interface import implementer
 
-from llmproxy.channel import EdgeChannel, EdgeLimits
+from llmproxy.channel import EdgeChannel, EdgeLimits, ip_of
 from llmproxy.errors import BodyTooLarge, ClientGone, GatewayError, InternalError, MemoryBudgetSpent
 from llmproxy.interfaces import IByteBudget, IClientRequest
 from llmproxy.proxy.answer import answer_error
+from llmproxy.reader import Head
+from llmproxy.timeouts import Timeouts
 from llmproxy.wire.api_errors import reason_phrase
+from llmproxy.wire.fields import encode_fields
 from llmproxy.wire.forwarded import TrustedProxies
 from llmproxy.wire.request_id import new_id, sane_request_id
 
 SMALL_PIECE_BYTES = 4096
+_FIELDS_OF_OURS = frozenset((b"content-length", b"date", b"x-request-id"))
 
 
 @implementer(IClientRequest)
@@ -43,18 +48,36 @@ class EdgeRequest(server.Request):
     channel: EdgeChannel  # type: ignore[assignment]
     site: EdgeSite
 
-    def __init__(self, channel: EdgeChannel, site: EdgeSite) -> None:
-        super().__init__(channel, queued=False)
+    def __init__(self, channel: EdgeChannel, site: EdgeSite, head: Head) -> None:
+        # twisted.web's own makes header dictionaries, cookie jars and addresses that hardly any
+        # request is asked for; what is left of it is below, made when it is looked at.
+        self.channel = channel
         self.site = site
-        self.last = False
+        self.transport = channel.transport
+        self.notifications: list[Deferred[None]] = []
+        self.method = head.method
+        self.uri = uri = head.uri
+        self.path = uri.partition(b"?")[0] if b"?" in uri else uri
+        self.clientproto = b"HTTP/1.1" if head.version == "1.1" else b"HTTP/1.0"
+        self.raw_headers: Sequence[tuple[bytes, bytes]] = head.fields
+        self.repeats = head.repeats
+        self._first = first = dict(reversed(head.fields))
+        self.last = head.last
+        self.started_s = head.started_s
         self.recorded = False
-        self.raw_headers: Sequence[tuple[bytes, bytes]] = ()
-        self.request_id = ""
-        self.client_ip = self.peer_ip = ""
-        self.from_trusted_proxy = False
-        self.secure = channel.isSecure()
-        self.started_s = 0.0
-        self._first: dict[bytes, bytes] = {}
+        given = first.get(b"x-request-id")
+        self.request_id = (sane_request_id(given) if given else "") or site.new_request_id()
+        self.secure = channel.is_secure
+        self.peer_ip = channel.peer_ip
+        self.from_trusted_proxy = channel.from_trusted_proxy
+        self.client_ip = (
+            site.trusted_proxies.client_ip(
+                self.peer_ip,
+                [value for name, value in head.fields if name == b"x-forwarded-for"],
+            )
+            if self.from_trusted_proxy
+            else self.peer_ip
+        )
         self._head = b""
         self._bodiless = False
         self._framed = False
@@ -63,10 +86,10 @@ class EdgeRequest(server.Request):
         # The body: pieces until somebody reads it, then until it is complete.
         self._pieces: list[bytes | bytearray] = []
         self._received_bytes = 0
-        self._declared_bytes: int | None = None
+        self._declared_bytes = head.length
         self._complete = False
         self._failure: GatewayError | None = None
-        self._expects_continue = False
+        self._expects_continue = b"expect" in first and head.version == "1.1"
         self._reader: Deferred[bytes] | None = None
         self._limit_bytes = 0
         self._budget: IByteBudget | None = None
@@ -75,48 +98,32 @@ class EdgeRequest(server.Request):
     def __repr__(self) -> str:
         return f"<EdgeRequest {self.request_id} {self.method!r} {self.uri!r}>"
 
-    # from the channel
+    # what twisted.web's resources may ask of a request
 
-    def head_received(
-        self,
-        *,
-        method: bytes,
-        uri: bytes,
-        authority: bytes,
-        version: str,
-        fields: list[tuple[bytes, bytes]],
-        started_s: float,
-    ) -> None:
-        """Take a head that keeps the rules."""
-        self.method, self.uri = method, uri
-        self.path = uri.partition(b"?")[0]
-        self.clientproto = b"HTTP/" + version.encode("ascii")
-        if authority:
-            fields = [(name, value) for name, value in fields if name != b"host"]
-            fields.insert(0, (b"host", authority))
-        self.raw_headers = fields
-        self._first = dict(reversed(fields))
-        self.started_s = started_s
-        forwarded_for = []
-        chunked = False
-        for name, value in fields:
-            if name == b"content-length":
-                self._declared_bytes = int(value)
-            elif name == b"transfer-encoding":
-                chunked = True
-            elif name == b"expect":
-                self._expects_continue = version == "1.1"
-            elif name == b"x-forwarded-for":
-                forwarded_for.append(value)
-            elif name == b"x-request-id" and not self.request_id:
-                self.request_id = sane_request_id(value)
-        if not chunked and self._declared_bytes is None:
-            self._declared_bytes = 0
-        self.request_id = self.request_id or self.site.new_request_id()
-        self.peer_ip = peer_ip(self.channel.getPeer())
-        proxies = self.site.trusted_proxies
-        self.from_trusted_proxy = proxies.trusts(self.peer_ip)
-        self.client_ip = proxies.client_ip(self.peer_ip, forwarded_for)
+    @cached_property
+    def requestHeaders(self) -> Headers:  # type: ignore[override]
+        """The fields as `IRequest` has them."""
+        headers = Headers()
+        for name, value in self.raw_headers:
+            headers.addRawHeader(name, value)
+        return headers
+
+    @cached_property
+    def responseHeaders(self) -> Headers:  # type: ignore[override]
+        """Nothing that is set here is sent: answers go through `begin`."""
+        return Headers()
+
+    @cached_property
+    def client(self) -> IAddress:
+        """The peer's address."""
+        return self.channel.getPeer()
+
+    @cached_property
+    def host(self) -> IAddress:
+        """Our own address."""
+        return self.channel.getHost()
+
+    # the body, from the channel
 
     @property
     def unread_bytes(self) -> int:
@@ -139,6 +146,9 @@ class EdgeRequest(server.Request):
             except GatewayError as error:
                 self._fail_reader(error)
                 return
+        if self._received_bytes == self._declared_bytes and not self._pieces:
+            self._pieces.append(piece)  # all of it in one: nothing to wait for
+            return
         self._keep(piece)
         if self.channel is not None:
             self.channel.body_moved()
@@ -239,16 +249,17 @@ class EdgeRequest(server.Request):
         length_known = dated = False
         for name, value in headers:
             lower = name.lower()
-            if lower == b"content-length":
-                if status == 204:
-                    continue  # RFC 9110, section 8.6
-                length_known = True
-            elif lower == b"date":
-                dated = True
-            elif lower == b"x-request-id":
-                continue
+            if lower in _FIELDS_OF_OURS:
+                if lower == b"date":
+                    dated = True
+                elif lower == b"x-request-id" or status == 204:
+                    continue  # no length in a 204: RFC 9110, section 8.6
+                else:
+                    length_known = True
             lines.append(b"%b: %b\r\n" % (name, value))
-        lines.extend(b"%b: %b\r\n" % field for field in self.site.cors_fields(self))
+        cors = self.site.cors_fields(self)
+        if cors:
+            lines.append(encode_fields(cors))
         if not dated:
             lines.append(b"Date: %b\r\n" % self.site.date())
         self._bodiless = self.method == b"HEAD" or status in (204, 304)
@@ -279,9 +290,32 @@ class EdgeRequest(server.Request):
     def finish(self) -> None:
         """End the answer well."""
         self._gone = None
-        if not self._is_gone and not self.finished:
+        if self._is_gone or self.finished:
+            return
+        if self._taken_bytes or self._pieces:
             self._release()
-            super().finish()
+        if not self.startedWriting:
+            self.write(b"")
+        if self.chunked:
+            self.channel.write(b"0\r\n\r\n")
+        self.finished = 1
+        self.site.log(self)
+        channel = self.channel
+        del self.channel
+        channel.requestDone(self)
+        notifications, self.notifications = self.notifications, []
+        for notification in notifications:
+            notification.callback(None)
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Attach the producer that is paused while the client takes nothing."""
+        if not self._is_gone and not self.finished:
+            self.channel.registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        """Detach it."""
+        if not self._is_gone and not self.finished:
+            self.channel.unregisterProducer()
 
     def break_off(self, farewell: bytes) -> None:
         """End the answer so that nobody takes it for complete."""
@@ -318,7 +352,7 @@ class EdgeRequest(server.Request):
         # "*" is the server as a whole: no path below the root.
         self.postpath: list[bytes] = [] if self.path == b"*" else self.path[1:].split(b"/")
         try:
-            resource = self.site.getResourceFor(self)
+            resource: Any = self.site.getResourceFor(self)
             self.render(resource)
         except Exception:  # noqa: BLE001 - the outermost edge of a request
             self.processingFailed(Failure())
@@ -352,14 +386,6 @@ class EdgeRequest(server.Request):
         notification = super().notifyFinish()
         notification.addErrback(lambda _: None)
         return notification
-
-
-def peer_ip(peer: IAddress) -> str:
-    """Give the IP of an address; empty for a Unix socket."""
-    if isinstance(peer, IPv4Address | IPv6Address):
-        host = peer.host.partition("%")[0]
-        return host[7:] if host.startswith("::ffff:") and "." in host else host
-    return ""
 
 
 class EdgeSite(server.Site):
@@ -396,6 +422,8 @@ class EdgeSite(server.Site):
         self.trusted_proxies = trusted_proxies
         self.now = now
         self.cors_fields = cors_fields
+        self.timeouts = Timeouts(reactor)
+        self._found: dict[bytes, IResource] = {}
         self._date_s = 0
         self._date = b""
         self._limits = limits
@@ -432,9 +460,20 @@ class EdgeSite(server.Site):
         for channel in tuple(self._connections):
             channel.abort()
 
-    def make_request(self, channel: EdgeChannel) -> EdgeRequest:
+    def make_request(self, channel: EdgeChannel, head: Head) -> EdgeRequest:
         """Make the request whose head has just come."""
-        return EdgeRequest(channel, self)
+        return EdgeRequest(channel, self, head)
+
+    def getResourceFor(self, request: Any) -> IResource:
+        """Find a request's resource in the tree, or where it was found before."""
+        if request.method != b"POST":
+            return super().getResourceFor(request)
+        resource = self._found.get(request.path)
+        if resource is None:
+            resource = super().getResourceFor(request)
+            if getattr(resource, "stays", False):
+                self._found[request.path] = resource
+        return resource
 
     def date(self) -> bytes:
         """Give the value of the Date field in this second."""
@@ -450,7 +489,7 @@ class EdgeSite(server.Site):
 
     def refused(self, error: GatewayError, peer: IAddress, request_id: str) -> None:
         """Take note of an error that the channel answered itself."""
-        self._log_refused(error, peer_ip(peer), request_id)
+        self._log_refused(error, ip_of(peer), request_id)
 
     def log(self, request: Any) -> None:
         """Have a request logged; `twisted.web` calls this as each answer ends."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmproxy.channel import MAX_FIELDS
+from llmproxy.reader import MAX_FIELDS
 from tests.edge import get
 
 HOST = b"Host: gateway.test\r\n"
@@ -27,6 +27,7 @@ def fields(count: int) -> list[bytes]:
 REFUSED: dict[str, tuple[bytes, int, str]] = {
     # Host (RFC 9112, section 3.2)
     "no Host": (head(), 400, "bad_request"),
+    "empty Host": (head(b"Host:"), 400, "bad_request"),
     "two Hosts": (head(b"Host: a", b"Host: a"), 400, "bad_request"),
     "Host with a space": (head(b"Host: a b"), 400, "bad_request"),
     "Host with a path": (head(b"Host: a/b"), 400, "bad_request"),
@@ -37,6 +38,9 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
     "HTTP/2.0": (head(b"Host: a", version=b"2.0"), 505, "version_not_supported"),
     "HTTP/0.9": (b"GET /\r\n\r\n", 505, "version_not_supported"),
     "HTTP/3.0": (head(b"Host: a", version=b"3.0"), 400, "bad_request"),
+    "two spaces in the first line": (b"GET  / HTTP/1.1\r\n" + HOST + b"\r\n", 400, "bad_request"),
+    "RTSP": (b"GET / RTSP/1.0\r\n\r\n", 400, "bad_request"),
+    "ICE": (b"SOURCE / ICE/1.0\r\n\r\n", 400, "bad_request"),
     "the preface of HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "bad_request"),
     "TLS on a plain port": (b"\x16\x03\x01\x00\xc8\x01\x00" + b"\0" * 60, 400, "bad_request"),
     # fields
@@ -54,6 +58,8 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
     "bare LF at the end": (b"GET / HTTP/1.1\r\nHost: a\r\n\n", 400, "bad_request"),
     "look-alike of Content-Length": (posted(b"Content_Length: 3"), 400, "bad_request"),
     "look-alike of a key": (head(b"Host: a", b"X_Api_Key: b"), 400, "bad_request"),
+    "half a look-alike": (head(b"Host: a", b"X-Forwarded_For: b"), 400, "bad_request"),
+    "look-alike of a prefix": (head(b"Host: a", b"X_Forwarded_Prefix: b"), 400, "bad_request"),
     "one field too many": (head(*fields(MAX_FIELDS + 1)), 431, "headers_too_large"),
     "one field too long": (head(b"Host: a", b"X: " + b"a" * 40_000), 431, "headers_too_large"),
     "fields too long": (head(*[b"X: " + b"a" * 1000] * 40), 431, "headers_too_large"),
@@ -107,6 +113,12 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
         400,
         "bad_request",
     ),
+    "coding among trailers": (
+        CHUNKED + b"0\r\nTransfer-Encoding: chunked\r\n\r\n",
+        400,
+        "bad_request",
+    ),
+    "folded trailer": (CHUNKED + b"0\r\nX: a\r\n b\r\n\r\n", 400, "bad_request"),
     # targets and methods
     "relative target": (head(b"Host: a", target=b"v1/models"), 400, "bad_request"),
     "fragment": (head(b"Host: a", target=b"/a#b"), 400, "bad_request"),
@@ -115,6 +127,8 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
     "no ASCII in a target": (head(b"Host: a", target=b"/\xc3\xa9"), 400, "bad_request"),
     "user in a target": (head(b"Host: a", target=b"http://u@b/"), 400, "bad_request"),
     "absurd port in a target": (head(b"Host: a", target=b"http://b:999999/"), 400, "bad_request"),
+    # RFC 9110, section 4.2.1
+    "absolute target without a host": (head(b"Host: a", target=b"http://:80/"), 400, "bad_request"),
     "another scheme": (head(b"Host: a", target=b"ftp://b/"), 400, "bad_request"),
     "long target": (head(b"Host: a", target=b"/" + b"a" * 40_000), 414, "uri_too_long"),
     "CONNECT": (b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", 405, "method_not_allowed"),

@@ -11,8 +11,9 @@ from twisted.internet.interfaces import IAddress
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 
+from llmproxy.channel import ip_of
 from llmproxy.resources.base import answer_json
-from llmproxy.site import EdgeRequest, peer_ip
+from llmproxy.site import EdgeRequest
 from tests.edge import NOW_S, Edge, answer_only, get, ignore, post
 
 
@@ -444,7 +445,7 @@ def test_who_calls(peer: str, lines: list[str], client_ip: str, trusted: bool) -
 )
 def test_peer_ip(address: IAddress, ip: str) -> None:
     """An IPv4 peer of an IPv6 socket is IPv4; a Unix socket's has none."""
-    assert peer_ip(address) == ip
+    assert ip_of(address) == ip
 
 
 def test_what_a_resource_sees_of_a_request() -> None:

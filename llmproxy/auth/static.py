@@ -1,7 +1,8 @@
 """Keys that are listed in the configuration file.
 
-The keys themselves are not kept: only their HMAC-SHA256 under a secret that lives as long as the
-process. It knows nothing of requests, and nothing of other sources of keys.
+The keys themselves are not kept: only their digests by keyed BLAKE2b (RFC 7693), a MAC that costs
+a third of HMAC-SHA256, under a secret that lives as long as the process. It knows nothing of
+requests, and nothing of other sources of keys.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class _KnownKey:
     """What is kept of one key.
 
     Attributes:
-        digest: Its HMAC.
+        digest: Its MAC.
         principal: Who it stands for.
         disabled: Whether it was switched off.
         expires_at_s: The end of its life, seconds since the epoch; None: never.
@@ -50,7 +51,7 @@ class StaticAuthenticator:
 
     Args:
         keys: The keys; of two equal ones the first counts.
-        secret: Random bytes of this process, at least 16, under which keys are hashed.
+        secret: Random bytes of this process, 16 to 64 of them, under which keys are hashed.
         now: Gives the wall clock's time, seconds since the epoch.
 
     Raises:
@@ -93,7 +94,7 @@ class StaticAuthenticator:
         digest = self._digest(credential)
         known = self._known.get(digest)
         # The dictionary's own comparison may stop at the first byte that differs; what it tells is
-        # of the HMAC under a secret, and the verdict is this comparison's, which takes its time.
+        # of the MAC under a secret, and the verdict is this comparison's, which takes its time.
         if known is None or not hmac.compare_digest(known.digest, digest):
             return fail(InvalidApiKey())
         if known.disabled:
@@ -105,7 +106,8 @@ class StaticAuthenticator:
         return succeed(known.principal)
 
     def _digest(self, key: str) -> bytes:
-        return hmac.digest(self._secret, key.encode("utf-8", "surrogatepass"), "sha256")
+        message = key.encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(message, key=self._secret, digest_size=32).digest()
 
 
 def public_key_id(key: str) -> str:

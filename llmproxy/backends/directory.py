@@ -28,6 +28,7 @@ from llmproxy.interfaces import (
 from llmproxy.values import Backend, BackendStatus, ModelCard, ModelRoute, Principal
 
 Health = Literal["up", "down", "loading"]
+_MAX_ROUTES = 1000
 _HEALTH: dict[str, Health] = {"up": "up", "down": "down", "loading": "loading"}
 
 
@@ -123,6 +124,8 @@ class BackendDirectory:
         self._strategy = strategy
         self._models = ConfiguredModels(models, created)
         self._created = created
+        # What `route` found, until a backend lists other models: clients ask for few names.
+        self._routes: dict[str, ModelRoute] = {}
 
     def __repr__(self) -> str:
         states = ", ".join(
@@ -138,16 +141,23 @@ class BackendDirectory:
 
         Health plays no role: a model whose backends are all down exists all the same.
         """
-        if self._models:
-            route = self._models.resolve(model)
-        elif any(state.serves(model) for state in self._states.values()):
-            route = ModelRoute(model_id=model, upstream_model=model)
-        else:
-            route = None
+        route = self._routes.get(model)
+        if route is None:
+            route = self._resolve(model)
         if route is None:
             raise ModelNotFound(param="model")
         if not _may_use(principal, route.model_id):
             raise ModelNotAllowed(param="model")
+        return route
+
+    def _resolve(self, model: str) -> ModelRoute | None:
+        if self._models:
+            return self._models.resolve(model)
+        if not any(state.serves(model) for state in self._states.values()):
+            return None
+        route = ModelRoute(model_id=model, upstream_model=model)
+        if len(self._routes) < _MAX_ROUTES:
+            self._routes[model] = route
         return route
 
     def acquire(self, route: ModelRoute, tried: frozenset[str]) -> IBackendLease:
@@ -159,6 +169,8 @@ class BackendDirectory:
         ]
         if not candidates:
             raise NoBackend
+        if len(candidates) == 1:
+            return _Lease(candidates[0])
         return _Lease(cast(BackendState, self._strategy.choose(candidates)))
 
     # IModelCatalog
@@ -243,6 +255,7 @@ class BackendDirectory:
         for model in listed:
             models.setdefault(model.id, model)
         self._states[name].listed = models
+        self._routes.clear()
 
 
 def _leads_to(route: ModelRoute, state: BackendState) -> bool:

@@ -13,11 +13,14 @@ from typing import Literal, TextIO
 
 import attrs
 import msgspec
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from llmproxy.interfaces import IReporter
 from llmproxy.values import UsageRecord
+
+FLUSH_AFTER_S = 0.1
 
 _UNSAFE = {
     # Controls of both sets, for terminals obey the second as well; quotes; backslashes.
@@ -33,29 +36,57 @@ _SUSPECT = re.compile("[" + "".join(re.escape(chr(number)) for number in _UNSAFE
 class AccessLog:
     """Writes a line for each record.
 
+    Lines are handed to the system together, `FLUSH_AFTER_S` after the first of them: a system call
+    for each would cost more than the line.
+
     Args:
-        file: Where to; flushed after each line.
+        file: Where to.
         line_format: How.
+        clock: Tells when to flush.
     """
 
     _log = Logger()
 
-    def __init__(self, file: TextIO, line_format: Literal["combined", "json"]) -> None:
+    def __init__(
+        self, file: TextIO, line_format: Literal["combined", "json"], clock: IReactorTime
+    ) -> None:
         self._file = file
+        self._clock = clock
+        self._flushing: IDelayedCall | None = None
         self._encode = json_line if line_format == "json" else combined_line
         self._failing = False
+        self._lines_lost = False  # since the last flush
 
     def report(self, record: UsageRecord) -> None:
         """Write a record's line; a full disk costs lines, never a request."""
         try:
             self._file.write(self._encode(record))
+        except (OSError, ValueError) as error:
+            self._lines_lost = True
+            self._failed(error)
+        if self._flushing is None:
+            self._flushing = self._clock.callLater(FLUSH_AFTER_S, self._flush)
+
+    def close(self) -> None:
+        """Flush what is written, and write no more."""
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flush()
+
+    def _flush(self) -> None:
+        self._flushing = None
+        try:
             self._file.flush()
         except (OSError, ValueError) as error:
-            if not self._failing:
-                self._log.error("the access log cannot be written: {error}", error=str(error))
-            self._failing = True
+            self._failed(error)
         else:
-            self._failing = False
+            self._failing = self._lines_lost
+        self._lines_lost = False
+
+    def _failed(self, error: Exception) -> None:
+        if not self._failing:
+            self._log.error("the access log cannot be written: {error}", error=str(error))
+        self._failing = True
 
 
 @lru_cache(maxsize=8)
@@ -66,37 +97,31 @@ def _stamp(second: int) -> str:
 
 def combined_line(record: UsageRecord) -> str:
     """Encode a record in the combined format, with what a gateway adds to it as ``key=value``."""
-    when = _stamp(int(record.time))
-    usage = record.usage
-    extras = [
-        f"request_id={record.request_id}",
-        f"model={_safe(record.model) or '-'}",
-        f"backend={record.backend or '-'}",
-        f"outcome={record.outcome}",
-        f"stream={'yes' if record.stream else 'no'}",
-        f"first_byte_ms={_ms(record.first_byte_ms)}",
-        f"duration_ms={_ms(record.duration_ms)}",
-        f"tokens={usage.prompt_tokens}+{usage.completion_tokens}({record.usage_source})",
-    ]
-    if record.finish_reason:
-        extras.append(f"finish_reason={_safe(record.finish_reason)}")
-    if record.tool_calls:
-        calls = ",".join(f"{_safe(name)}:{count}" for name, count in record.tool_calls.items())
-        extras.append(f"tool_calls={calls}")
-    if record.session_id:
-        extras.append(f"session={_safe(record.session_id)}")
-    if record.error_code:
-        extras.append(f"error={record.error_code}")
-    if record.tried:
-        tried = ",".join(f"{one.backend}:{one.error}" for one in record.tried)
-        extras.append(f"tried={tried}")
-    return (
-        f"{record.client_ip or '-'} - {_safe(record.key_name or record.key_id) or '-'} [{when}] "
+    usage, key = record.usage, record.key_name or record.key_id
+    line = (
+        f"{record.client_ip or '-'} - {_safe(key) or '-'} [{_stamp(int(record.time))}] "
         f'"{_quoted(record.method)} {_quoted(record.endpoint)} {record.protocol}" '
         f"{record.status} {record.bytes_out or '-'} "
         f'"{_quoted(record.referer) or "-"}" "{_quoted(record.user_agent) or "-"}" '
-        f"{' '.join(extras)}\n"
+        f"request_id={record.request_id} model={_safe(record.model) or '-'} "
+        f"backend={record.backend or '-'} outcome={record.outcome} "
+        f"stream={'yes' if record.stream else 'no'} "
+        f"first_byte_ms={_ms(record.first_byte_ms)} duration_ms={_ms(record.duration_ms)} "
+        f"tokens={usage.prompt_tokens}+{usage.completion_tokens}({record.usage_source})"
     )
+    if record.finish_reason:
+        line += f" finish_reason={_safe(record.finish_reason)}"
+    if record.tool_calls:
+        calls = ",".join(f"{_safe(name)}:{count}" for name, count in record.tool_calls.items())
+        line += f" tool_calls={calls}"
+    if record.session_id:
+        line += f" session={_safe(record.session_id)}"
+    if record.error_code:
+        line += f" error={record.error_code}"
+    if record.tried:
+        tried = ",".join(f"{one.backend}:{one.error}" for one in record.tried)
+        line += f" tried={tried}"
+    return line + "\n"
 
 
 def json_line(record: UsageRecord) -> str:
@@ -113,9 +138,9 @@ def _ms(value: float | None) -> str:
 
 def _quoted(text: str) -> str:
     """Make a client's text safe between double quotes: no forged lines or fields."""
-    return text.translate(_UNSAFE) if _SUSPECT.search(text) else text
+    return text.translate(_UNSAFE) if text and _SUSPECT.search(text) else text
 
 
 def _safe(text: str) -> str:
     """Make a client's text safe outside quotes as well."""
-    return _quoted(text).replace(" ", "\\x20")
+    return _quoted(text).replace(" ", "\\x20") if text else ""

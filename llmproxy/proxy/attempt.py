@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -12,6 +12,7 @@ from twisted.web.iweb import IBodyProducer
 
 from llmproxy.errors import FirstByteTimeout, GatewayTimeout
 from llmproxy.interfaces import IBackendLease, IUpstreamResponse
+from llmproxy.timeouts import Timeouts
 from llmproxy.wire.body_edit import edit_body
 
 
@@ -56,22 +57,25 @@ class Attempt:
     """Sends a request to the backend of a lease, and waits for the head under two clocks.
 
     Args:
-        clock: Of the timeouts.
+        clock: Of the total time.
+        timeouts: Of the wait.
         lease: The backend; the caller releases it.
         outbound: The request.
-        headers: Its fields.
+        headers: Its fields, encoded.
         make_body: Makes the body's producer.
     """
 
     def __init__(
         self,
         clock: IReactorTime,
+        timeouts: Timeouts,
         lease: IBackendLease,
         outbound: Outbound,
-        headers: Sequence[tuple[bytes, bytes]],
+        headers: bytes,
         make_body: Any,
     ) -> None:
         self._clock = clock
+        self._timeouts = timeouts
         self._lease = lease
         self._outbound = outbound
         self._headers = headers
@@ -99,7 +103,7 @@ class Attempt:
             wait_s = backend.first_byte_timeout_s
         total_s = backend.timeout_s
         deadline_s = self._clock.seconds() + total_s if total_s else None
-        limit_s = min((s for s in (wait_s, total_s) if s), default=0.0)
+        limit_s = min(wait_s, total_s) if wait_s and total_s else wait_s or total_s
         answer = self._lease.client.request(
             outbound.method,
             backend.url + outbound.target,
@@ -107,7 +111,7 @@ class Attempt:
             data=producer,
             unbuffered=True,
         )
-        timer = self._clock.callLater(limit_s, self._expire, answer) if limit_s else None
+        timeout = self._timeouts.start(limit_s, partial(self._expire, answer)) if limit_s else None
         try:
             return Answering(await answer, injected_usage, deadline_s)
         except CancelledError:
@@ -115,8 +119,8 @@ class Attempt:
                 raise (FirstByteTimeout if limit_s == wait_s else GatewayTimeout) from None
             raise
         finally:
-            if timer is not None and timer.active():
-                timer.cancel()
+            if timeout is not None:
+                timeout.cancel()
 
     def _expire(self, answer: Deferred[IUpstreamResponse]) -> None:
         self._expired = True

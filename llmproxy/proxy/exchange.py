@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -32,11 +32,13 @@ from llmproxy.interfaces import IBackendLease, IClientRequest, IReporter, IRoute
 from llmproxy.proxy.admission import Admission, Admitted
 from llmproxy.proxy.answer import answer_error
 from llmproxy.proxy.attempt import Answering, Attempt, Outbound
-from llmproxy.proxy.meter import Meter
+from llmproxy.proxy.flow import Flow
+from llmproxy.proxy.meter import Meter, make_meter
 from llmproxy.proxy.relay import Relay
-from llmproxy.values import MeterReading, Outcome, TriedBackend, UsageRecord
+from llmproxy.timeouts import Timeouts
+from llmproxy.values import Backend, MeterReading, Outcome, TriedBackend, UsageRecord
 from llmproxy.wire.backoff import Backoff
-from llmproxy.wire.fields import Caller, FieldRules
+from llmproxy.wire.fields import Caller, FieldRules, encode_fields
 from llmproxy.wire.request_id import new_id
 from llmproxy.wire.sessions import read_session
 from llmproxy.wire.withhold import UsageWithholder
@@ -56,6 +58,7 @@ class DataPath:
         backoff: When and how often another try may follow.
         reporters: Take the records.
         clock: Of all durations.
+        timeouts: Of waiting for answers' heads.
         now: Seconds since the epoch.
         random_bytes: Gives that many random bytes.
         make_body: Makes the `IBodyProducer` of a request's body.
@@ -69,6 +72,7 @@ class DataPath:
     backoff: Backoff
     reporters: Sequence[IReporter]
     clock: IReactorTime
+    timeouts: Timeouts
     now: Callable[[], float]
     random_bytes: Callable[[int], bytes]
     make_body: Callable[[bytes], Any]
@@ -109,7 +113,6 @@ class Exchange:
         self._status = 0
         self._error_code = ""
         self._answered_bytes = 0
-        self._run: Deferred[None] | None = None
         self.state = "admitting"
         self.attempts = 0
 
@@ -118,8 +121,10 @@ class Exchange:
 
     def start(self) -> None:
         """Run to the end; nothing is raised, all is concluded."""
-        self._run = Deferred.fromCoroutine(self._run_to_end())
-        self._request.on_gone(self._run.cancel)
+        flow = Flow(self._run_to_end())
+        flow.run()
+        if self.state != "concluded":
+            self._request.on_gone(flow.cancel)
 
     async def _run_to_end(self) -> None:
         outcome: Outcome = "upstream_error"
@@ -127,7 +132,10 @@ class Exchange:
             await self._serve()
             outcome = "ok"
         except (ClientGone, CancelledError):
-            outcome, self._status = "client_abort", 499
+            if self._meter is not None and self._meter.done:
+                outcome = "ok"  # many clients close at [DONE], before the last chunk is in
+            else:
+                outcome, self._status = "client_abort", 499
         except RelayBroken as broken:
             outcome = "timeout" if broken.timeout else "truncated"
             self._error_code = broken.code
@@ -199,7 +207,12 @@ class Exchange:
             if self._first_attempt_s is None:
                 self._first_attempt_s = path.clock.seconds()
             attempt = Attempt(
-                path.clock, lease, outbound, self._upstream_fields(lease), path.make_body
+                path.clock,
+                path.timeouts,
+                lease,
+                outbound,
+                self._upstream_fields(lease),
+                path.make_body,
             )
             try:
                 return await attempt.head()
@@ -212,7 +225,16 @@ class Exchange:
                 if not isinstance(error, ReusedConnectionDied):
                     tried.add(lease.backend.name)
 
-    def _upstream_fields(self, lease: IBackendLease) -> list[tuple[bytes, bytes]]:
+    def _upstream_fields(self, lease: IBackendLease) -> bytes:
+        """Encode the fields that go up; those of a head that was here before are kept with it."""
+        request, backend = self._request, lease.backend
+        made = request.repeats.get(backend.name)
+        if made is None or made[0] is not backend:
+            made = request.repeats[backend.name] = (backend, self._encoded_fields(backend))
+        lines: bytes = made[1]
+        return b"%bx-request-id: %b\r\n" % (lines, request.request_id.encode("ascii"))
+
+    def _encoded_fields(self, backend: Backend) -> bytes:
         request = self._request
         caller = Caller(
             client_ip=request.client_ip,
@@ -221,11 +243,8 @@ class Exchange:
             trusted=request.from_trusted_proxy,
             peer_ip=request.peer_ip,
         )
-        return self._path.rules.upstream(
-            request.raw_headers,
-            caller,
-            request.request_id.encode("ascii"),
-            lease.backend.headers,
+        return encode_fields(
+            self._path.rules.upstream(request.raw_headers, caller, backend.headers)
         )
 
     async def _relay_body(self, answering: Answering) -> None:
@@ -246,7 +265,7 @@ class Exchange:
         if response.length is not UNKNOWN_LENGTH and withholder is None:
             answer.append((b"content-length", b"%d" % response.length))
         self._status = response.code
-        self._meter = Meter(stream=is_stream)
+        self._meter = make_meter(stream=is_stream)
         self._relay = Relay(
             request,
             meter=self._meter,
@@ -258,6 +277,7 @@ class Exchange:
         )
         request.begin(response.code, response.phrase, answer)
         response.deliverBody(self._relay)
+        self._relay.watch()
         await self._relay.finished
 
     def _answer(self, error: GatewayError) -> None:

@@ -19,8 +19,9 @@ from typing import Any, Final, Protocol
 import attrs
 import msgspec
 
-from llmproxy.values import MeterReading, Usage
-from llmproxy.wire.sse import BoundaryWatch, LineScanner, data_payloads
+from llmproxy.values import NO_USAGE, MeterReading, Usage, UsageSource
+from llmproxy.wire.event_shape import EventShape
+from llmproxy.wire.sse import BOM, LONGEST_BOUNDARY, LineScanner, data_payloads, ends_at_event
 from llmproxy.wire.usage import UsageTally, read_usage
 
 WHOLE_LIMIT_BYTES: Final = 1024 * 1024
@@ -32,9 +33,9 @@ _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _LINE_END = re.compile(rb"[\r\n]")
 _SIGNS = re.compile(
     rb'"(?:'
-    rb'usage"\s*:\s*\{|finish_reason"\s*:\s*"|error"'
-    rb'|name"\s*:\s*"[^"]'
-    rb'|(?:content|text|reasoning|reasoning_content|arguments)"\s*:\s*"[^"]'
+    rb'usage"[ \t]*:[ \t]*\{|finish_reason"[ \t]*:[ \t]*"|error"'
+    rb'|name"[ \t]*:[ \t]*"[^"\r\n]'
+    rb'|(?:content|text|reasoning|reasoning_content|arguments)"[ \t]*:[ \t]*"[^"\r\n]'
     rb")"
 )
 """What to look for in a line: a fact worth parsing; the name of a tool call, parsed too; the
@@ -42,6 +43,8 @@ beginning of a text that is not empty, counted. Later pieces of a call's argumen
 so they are not parsed. The byte after the quote tells which kind it is; capturing groups would,
 too, but make the search several times as slow."""
 _DONE = b"[DONE]"
+_EVENT_END = b"\n\n"
+_RUNS = 8
 _FACTS = frozenset(b"ufen")
 _TEXTS = frozenset(b"ctran")
 
@@ -140,6 +143,8 @@ class _Deeds:
 
     def tool_calls(self) -> dict[str, int]:
         """Return the number of calls of each function."""
+        if not self._calls and not self._old_calls:
+            return {}
         with_calls = {index for index, _ in self._calls}
         names = [name for index, name in self._old_calls.items() if index not in with_calls]
         return dict(Counter([*self._calls.values(), *names]))
@@ -150,37 +155,22 @@ class _Deeds:
         return name if isinstance(name, str) else ""
 
 
-class _Kind(Protocol):
-    def feed(self, piece: bytes) -> None: ...
-
-    def reading(self, complete: bool) -> MeterReading: ...
-
-
-class Meter:
+class Meter(Protocol):
     """Reads one answer; fed as it passes, asked at its end.
 
     Memory is bounded: one line of a stream, or `WHOLE_LIMIT_BYTES` of a plain answer.
-
-    Args:
-        stream: Whether the answer is an event stream, by its content type.
     """
-
-    def __init__(self, *, stream: bool) -> None:
-        self._kind: _Kind = _StreamMeter() if stream else _PlainMeter()
-        self._boundary = BoundaryWatch()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._kind!r}>"
 
     @property
     def ends_at_event(self) -> bool:
         """Whether what was fed so far ends with a whole event (streams only)."""
-        return self._boundary.ends_at_event
+
+    @property
+    def done(self) -> bool:
+        """Whether a stream said ``[DONE]``: all that it had to say has come."""
 
     def feed(self, piece: bytes) -> None:
         """Take the next piece of the body, any size, cut anywhere; it is kept by reference."""
-        self._boundary.feed(piece)
-        self._kind.feed(piece)
 
     def reading(self, complete: bool) -> MeterReading:
         """Return what was seen; may be asked again.
@@ -195,45 +185,128 @@ class Meter:
             that brought text, reasoning or tool calls as completion tokens (servers send about
             one token per event) and no prompt. Otherwise ``none``.
         """
-        return self._kind.reading(complete)
 
 
-@attrs.define
+def make_meter(*, stream: bool) -> Meter:
+    """Make the meter of one answer.
+
+    Args:
+        stream: Whether the answer is an event stream, by its content type.
+    """
+    return _StreamMeter() if stream else _PlainMeter()
+
+
 class _StreamMeter:
-    _lines: LineScanner = attrs.field(factory=LineScanner, init=False)
-    _deltas: int = attrs.field(default=0, init=False)
-    _deeds: _Deeds = attrs.field(factory=_Deeds, init=False)
-    _tally: UsageTally = attrs.field(factory=UsageTally, init=False)
-    _error: str = attrs.field(default="", init=False)
-    _done: bool = attrs.field(default=False, init=False)
+    __slots__ = (
+        "_deeds",
+        "_deltas",
+        "_error",
+        "_first",
+        "_last",
+        "_lines",
+        "_shape",
+        "_tally",
+        "done",
+    )
+
+    def __init__(self) -> None:
+        self._lines = LineScanner()
+        self._shape = EventShape()
+        self._last = b""
+        self._first = True
+        self._deltas = 0
+        self._deeds = _Deeds()
+        self._tally = UsageTally()
+        self._error = ""
+        self.done = False
+
+    def __repr__(self) -> str:
+        return f"<meter of a stream deltas={self._deltas} done={self.done}>"
+
+    @property
+    def ends_at_event(self) -> bool:
+        return ends_at_event(self._last)
 
     def feed(self, piece: bytes) -> None:
-        block = self._lines.feed(piece)
+        self._last = piece if len(piece) >= LONGEST_BOUNDARY else self._last[-3:] + piece
+        lines = self._lines
+        if not lines.holding:
+            texts = self._shape.texts(piece)
+            if texts >= 0:
+                self._deltas += texts
+                return
+        block = lines.feed(piece)
         if block:
             self._watch(block)
 
     def _watch(self, block: bytes) -> None:
-        """Look at a block of whole lines: count those with text, read those with facts."""
+        """Take a block of whole lines: a run of events of one shape in one go, others one by one.
+
+        Where shapes keep changing, as between the choices of one answer, the rest is looked at as a
+        whole.
+        """
+        if self._first:
+            self._first = False
+            block = block.removeprefix(BOM)
+        at, runs_left = 0, _RUNS
+        while at < len(block) and runs_left:
+            end = self._shape.run_end(block, at)
+            if end > at:
+                texts = self._shape.texts(block[at:end])
+                if texts >= 0:
+                    self._deltas += texts
+                    at = end
+                    continue
+            runs_left -= 1
+            end = block.find(_EVENT_END, at) + len(_EVENT_END)
+            if end < len(_EVENT_END):
+                break
+            self._look(block[at:end])
+            at = end
+        if at < len(block):
+            self._look(block[at:] if at else block)
+
+    def _look(self, block: bytes) -> None:
+        """Look at whole lines: count those with text, read those with facts."""
         facts = _DONE in block
-        text_at = -1
+        text_at = fact_at = -1
+        texts = 0
         for sign in _SIGNS.finditer(block):
             at = sign.start()
             kind = block[at + 1]
             if kind in _TEXTS:
                 # llama_cpp.server sends the same piece twice in one line.
                 if text_at < 0 or _LINE_END.search(block, text_at, at):
-                    self._deltas += 1
-                text_at = at
+                    texts += 1
+                    text_at = at
+                    text_from = sign.end() - 1
+                else:
+                    fact_at = at
             if kind in _FACTS:
                 facts = True
+                fact_at = at
+        self._deltas += texts
         if facts:
             for payload in data_payloads(block):
                 self._read(payload)
+        if texts and self._shape.teachable:
+            self._learn(block, text_at, text_from, fact_at)
+
+    def _learn(self, block: bytes, text_at: int, text_from: int, sign_at: int) -> None:
+        """Learn what the last event with text looks like, if the text is all there is in it."""
+        start = block.rfind(b"\n", 0, text_at) + 1
+        line_end = block.find(b"\n", text_at)
+        if sign_at >= start or line_end < 0:
+            return
+        end = line_end + 1
+        if block.startswith((b"\n", b"\r\n"), end):
+            end = block.index(b"\n", end) + 1
+        self._shape.learn(block[start:end], text_from - start)
 
     def _read(self, payload: bytes) -> None:
         """Parse one event's payload if there is a fact in it."""
         if payload.strip() == _DONE:
-            self._done = True
+            self.done = True
             return
         if not any(sign[1] in _FACTS for sign in _SIGNS.findall(payload)):
             return
@@ -258,28 +331,38 @@ class _StreamMeter:
         rest = self._lines.rest()
         if rest:
             self._watch(rest)
-        whole = (complete or self._done) and not self._error
-        reading = MeterReading(
+        whole = (complete or self.done) and not self._error
+        usage = self._tally.total()
+        source: UsageSource = "none"
+        if usage is not None:
+            source = "exact" if whole else "partial"
+        elif self._deltas and not whole:
+            usage = Usage(completion_tokens=self._deltas, total_tokens=self._deltas)
+            source = "partial"
+        return MeterReading(
+            usage=usage or NO_USAGE,
+            usage_source=source,
             finish_reason=self._deeds.finish_reason,
             tool_calls=self._deeds.tool_calls(),
             error=self._error,
         )
-        usage = self._tally.total()
-        if usage is not None:
-            return attrs.evolve(reading, usage=usage, usage_source="exact" if whole else "partial")
-        if whole or not self._deltas:
-            return reading
-        counted = Usage(completion_tokens=self._deltas, total_tokens=self._deltas)
-        return attrs.evolve(reading, usage=counted, usage_source="partial")
 
 
-@attrs.define
 class _PlainMeter:
     """Keeps a plain answer, or when it is long its end, and reads it when it is whole."""
 
-    _pieces: deque[bytes] = attrs.field(factory=deque, init=False, repr=False)
-    _size: int = attrs.field(default=0, init=False)
-    _cut: bool = attrs.field(default=False, init=False)
+    __slots__ = ("_cut", "_pieces", "_size")
+
+    ends_at_event = False
+    done = False
+
+    def __init__(self) -> None:
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+        self._cut = False
+
+    def __repr__(self) -> str:
+        return f"<meter of a plain answer size={self._size}>"
 
     def feed(self, piece: bytes) -> None:
         pieces = self._pieces
@@ -295,7 +378,8 @@ class _PlainMeter:
     def reading(self, complete: bool) -> MeterReading:
         if not complete:
             return MeterReading()
-        body = b"".join(self._pieces)
+        pieces = self._pieces
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if self._cut:
             return self._of_usage(_last_usage(body[-TAIL_BYTES:]), _Deeds())
         answer = _decode(body)
@@ -309,7 +393,7 @@ class _PlainMeter:
     @staticmethod
     def _of_usage(usage: Usage | None, deeds: _Deeds) -> MeterReading:
         return MeterReading(
-            usage=usage or Usage(),
+            usage=usage or NO_USAGE,
             usage_source="none" if usage is None else "exact",
             finish_reason=deeds.finish_reason,
             tool_calls=deeds.tool_calls(),

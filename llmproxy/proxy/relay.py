@@ -89,7 +89,11 @@ class Relay(Protocol):
             # body, so that a backend that dies in between is still a clean error.
             self._head_sent = True
             self._request.write(b"")
-        self._wake()
+
+    def watch(self) -> None:
+        """Watch over silence, if the body has not come whole already."""
+        if not self._ended:
+            self._wake()
 
     def dataReceived(self, piece: bytes) -> None:
         """Pass a piece on."""
@@ -111,7 +115,7 @@ class Relay(Protocol):
         if self._ended:
             return
         self._end()
-        if reason.check(ResponseDone, PotentialDataLoss):
+        if isinstance(reason.value, (ResponseDone, PotentialDataLoss)):
             rest = b"" if self._withholder is None else self._withholder.end()
             if rest:
                 self.bytes_out += len(rest)

@@ -30,9 +30,12 @@ class EdgeResource(Resource):
 
     Attributes:
         methods: What it takes, besides OPTIONS.
+        stays: Whether the tree gives this very object to every POST to its path, so that it need
+            not be looked for again.
     """
 
     methods: ClassVar[Sequence[bytes]] = ()
+    stays: ClassVar[bool] = False
     _log = Logger()
 
     def __init__(self, identify: Identify | None = None) -> None:

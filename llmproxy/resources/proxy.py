@@ -34,6 +34,7 @@ class ProxyResource(EdgeResource):
     """
 
     methods = (b"POST",)
+    stays = True
 
     def __init__(self, begin: Callable[[IClientRequest], object]) -> None:
         super().__init__()

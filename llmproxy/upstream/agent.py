@@ -7,15 +7,20 @@ adds nothing but Host and the body's length. Foreign exceptions become ours here
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from OpenSSL import SSL
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+    wrapClientTLS,
+)
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
-from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.internet.interfaces import IAddress, IOpenSSLClientConnectionCreator
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 from twisted.web.client import URI
@@ -73,16 +78,17 @@ class BackendAgent:
         self._host_line = b"Host: " + (host or parsed.netloc) + b"\r\n"
         self._pool = pool
         self._connect_timeout_s = connect_timeout_s
-        endpoint: Any = HostnameEndpoint(
+        endpoint: Any = _endpoint(
             reactor,
-            parsed.host.strip(b"[]"),
+            parsed.host.strip(b"[]").decode("ascii"),
             parsed.port,
-            timeout=connect_timeout_s or NO_TIMEOUT_S,
+            connect_timeout_s or NO_TIMEOUT_S,
         )
         if parsed.scheme == b"https":
             assert tls is not None
             endpoint = wrapClientTLS(tls, endpoint)
         self._endpoint = endpoint
+        self._factory = _Connections(pool)
 
     def __repr__(self) -> str:
         return f"<BackendAgent {self._origin.decode()} {self._pool!r}>"
@@ -95,22 +101,21 @@ class BackendAgent:
         bodyProducer: IBodyProducer | None = None,
     ) -> Deferred[IResponse]:
         """Send a request, as `IAgent` has it; see `send` for what it raises."""
-        fields = [] if headers is None else headers.getAllRawHeaders()
-        return self.send(
-            method,
-            uri,
-            [(name, value) for name, values in fields for value in values],
-            bodyProducer,
-        )
+        lines = [
+            b"%b: %b\r\n" % (name, value)
+            for name, values in (() if headers is None else headers.getAllRawHeaders())
+            for value in values
+        ]
+        return self.send(method, uri, b"".join(lines), bodyProducer)
 
     def send(
         self,
         method: bytes,
         uri: bytes,
-        fields: Sequence[tuple[bytes, bytes]],
+        lines: bytes,
         body: IBodyProducer | None,
     ) -> Deferred[IResponse]:
-        """Send a request with its fields as they stand there; see `IUpstreamClient.request`.
+        """Send a request with its field lines as they stand there; see `IUpstreamClient.request`.
 
         Raises:
             ValueError: The URI is not of this backend's origin or holds what would end the request
@@ -122,7 +127,7 @@ class BackendAgent:
             raise ValueError(f"{uri!r} is not a path below {origin!r}")
         if body is not None and body.length is UNKNOWN_LENGTH:
             raise ValueError("the body's length must be known")
-        lines = [self._host_line, *(b"%b: %b\r\n" % field for field in fields)]
+        lines = self._host_line + lines
         connection = self._pool.take()
         if connection is None:
             return Deferred.fromCoroutine(self._send_afresh(method, target, lines, body))
@@ -130,7 +135,7 @@ class BackendAgent:
         return answer.addErrback(self._reused_failed)
 
     async def _send_afresh(
-        self, method: bytes, target: bytes, lines: list[bytes], body: IBodyProducer | None
+        self, method: bytes, target: bytes, lines: bytes, body: IBodyProducer | None
     ) -> IResponse:
         connection = await self._connect()
         return await connection.send(method, target, lines, body)
@@ -143,9 +148,8 @@ class BackendAgent:
 
     async def _connect(self) -> BackendConnection:
         started_s = self._reactor.seconds()
-        factory = Factory.forProtocol(lambda: BackendConnection(self._pool))
         connecting: Deferred[BackendConnection] = _cancelled_as_such(
-            self._endpoint.connect(factory)
+            self._endpoint.connect(self._factory)
         )
         if self._connect_timeout_s:
             # The endpoint's own timeout is per address, and not for the look-up of the name.
@@ -168,6 +172,29 @@ class BackendAgent:
             connection.abort()
             raise
         return connection
+
+
+class _Connections(Factory):
+    """Makes connections for a pool."""
+
+    noisy = False  # not a line in the log for each
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+
+    def buildProtocol(self, addr: IAddress | None) -> BackendConnection:
+        """Make one."""
+        del addr
+        return BackendConnection(self._pool)
+
+
+def _endpoint(reactor: Any, host: str, port: int, timeout_s: float) -> Any:
+    """Make the endpoint of a host; one that is an address need not be looked up, at great cost."""
+    if isIPAddress(host):
+        return TCP4ClientEndpoint(reactor, host, port, timeout=timeout_s)
+    if isIPv6Address(host):
+        return TCP6ClientEndpoint(reactor, host, port, timeout=timeout_s)
+    return HostnameEndpoint(reactor, host, port, timeout=timeout_s)
 
 
 def _cancelled_as_such(connecting: Deferred[_T]) -> Deferred[_T]:

@@ -7,7 +7,6 @@ cannot: what it is given goes out, what comes back is what the backend sent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from treq.client import HTTPClient
@@ -37,7 +36,7 @@ class GatewayClient(HTTPClient):
         method: str,
         url: bytes,
         *,
-        headers: Headers | Sequence[tuple[bytes, bytes]] | None = None,
+        headers: Headers | bytes | None = None,
         data: IBodyProducer | None = None,
         unbuffered: bool = True,
         _stacklevel: int = 2,
@@ -48,7 +47,7 @@ class GatewayClient(HTTPClient):
         Args:
             method: The method.
             url: The URL, as it is to be asked for.
-            headers: As fields in their order, which the data path gives, or as treq takes them.
+            headers: Encoded field lines, which the data path gives, or as treq takes them.
             data: The body.
             unbuffered: Must be true.
             _stacklevel: treq's own, for its warnings.
@@ -60,6 +59,6 @@ class GatewayClient(HTTPClient):
         if refused or not unbuffered:
             raise TypeError(f"the gateway's client does not take {sorted(refused) or 'buffering'}")
         agent = self._gateway_agent
-        if headers is None or isinstance(headers, Headers):
-            return agent.request(method.encode("ascii"), url, headers, data)
-        return agent.send(method.encode("ascii"), url, headers, data)
+        if isinstance(headers, bytes):
+            return agent.send(method.encode("ascii"), url, headers, data)
+        return agent.request(method.encode("ascii"), url, headers, data)

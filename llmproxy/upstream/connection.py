@@ -5,12 +5,13 @@ It knows HTTP/1.1 and its pool; nothing of models, retries or clients.
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING, Any
 
 import httptools
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
+from twisted.internet.interfaces import IHandshakeListener, ISSLTransport, ISystemHandle
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseFailed
@@ -25,6 +26,7 @@ from llmproxy.errors import (
     ReusedConnectionDied,
     TlsFailed,
 )
+from llmproxy.upstream.body import BytesBody
 from llmproxy.upstream.response import UpstreamResponse
 from llmproxy.wire.heads import check_response_head
 
@@ -57,6 +59,10 @@ class BackendConnection(Protocol):
         self.ready: Deferred[None] = Deferred()
         self.requests = 0
         self.keep_alive_s: float | None = None
+        # The parser calls the list itself: an answer in many small chunks is collected without a
+        # call of Python's for each. It is emptied, never replaced.
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append
         self._parser = httptools.HttpResponseParser(self)
         self._answer: Deferred[UpstreamResponse] | None = None
         self._response: UpstreamResponse | None = None
@@ -64,15 +70,18 @@ class BackendConnection(Protocol):
         self._fields: list[tuple[bytes, bytes]] = []
         self._phrase = b""
         self._quiet_bytes = 0
+        self._window = b""  # all that came since the request was sent, until the head is complete
+        self._interim = False
         self._in_trailers = False
         self._framed = True
-        self._pieces: list[bytes] = []
         self._complete = False
+        self._pieces_of_answer = 0
         self._reusable = True
         self._sent = True
         self._heard = False
         self._aborted = False
         self._body: IBodyProducer | None = None
+        self._socket: socket.socket | None = None
 
     def __repr__(self) -> str:
         return f"<BackendConnection {self.state} requests={self.requests}>"
@@ -90,6 +99,8 @@ class BackendConnection(Protocol):
         if set_no_delay is not None:
             set_no_delay(True)
         if not ISSLTransport.providedBy(transport):
+            handle = transport.getHandle() if ISystemHandle.providedBy(transport) else None
+            self._socket = handle if isinstance(handle, socket.socket) else None
             self._become_ready()
 
     def handshakeCompleted(self) -> None:
@@ -126,14 +137,14 @@ class BackendConnection(Protocol):
     # requests
 
     def send(
-        self, method: bytes, target: bytes, fields: list[bytes], body: IBodyProducer | None
+        self, method: bytes, target: bytes, lines: bytes, body: IBodyProducer | None
     ) -> Deferred[UpstreamResponse]:
         """Send a request.
 
         Args:
             method: The method.
             target: Path and query.
-            fields: Encoded header lines, Host among them, each with its CR LF; without framing.
+            lines: Encoded field lines, Host among them, each with its CR LF; without framing.
             body: The body; its length must be known.
 
         Returns:
@@ -146,15 +157,20 @@ class BackendConnection(Protocol):
         self._method = method
         self._heard = self._complete = False
         self._answer = Deferred(lambda _: self.abort())
-        lines = [b"%s %s HTTP/1.1\r\n" % (method, target), *fields]
-        if body is not None:
-            lines.append(b"Content-Length: %d\r\n\r\n" % (body.length,))
-        elif method in (b"POST", b"PUT", b"PATCH"):
-            lines.append(b"Content-Length: 0\r\n\r\n")
-        else:
-            lines.append(b"\r\n")
         answer = self._answer
-        self._transport.writeSequence(lines)
+        if body is not None:
+            framing = b"Content-Length: %d\r\n" % (body.length,)
+        elif method in (b"POST", b"PUT", b"PATCH"):
+            framing = b"Content-Length: 0\r\n"
+        else:
+            framing = b""
+        head = b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method, target, lines, framing)
+        if self._socket is not None and isinstance(body, BytesBody):
+            head = body.send_now(self._socket, head)
+            if body.is_sent and not head:
+                return answer
+        if head:
+            self._transport.write(head)
         if body is not None:
             self._sent = False
             self._body = body
@@ -202,15 +218,22 @@ class BackendConnection(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Parse what came; give the receiver all of it at once."""
-        if self._aborted or self.state == "closed":
+        state = self.state
+        if self._aborted or state == "closed":
             return  # the transport may have had more in hand
-        if self.state in ("connecting", "idle"):
+        if state == "idle" and not data.strip(b"\r\n"):
+            return  # an empty line too many, which the parser takes with the answer it follows
+        if state in ("connecting", "idle"):
             # A backend that speaks unasked cannot be trusted with a request.
             self._pool.forget(self)
             self.abort()
             return
         try:
-            self._feed(data)
+            if state == "body":
+                self._parser.feed_data(data)
+                self._note_progress(data, bool(self._pieces))
+            else:
+                self._feed_head(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade, BadResponse):
             if not self._complete:
                 self._break()
@@ -218,8 +241,8 @@ class BackendConnection(Protocol):
             self._reusable = False
         self._deliver()
 
-    def _feed(self, data: bytes) -> None:
-        """Parse, and bound what is not body.
+    def _feed_head(self, data: bytes) -> None:
+        """Parse what may be a head, or a part of one, and bound it.
 
         Raises:
             BadResponse: There is too much of it, or another protocol answers.
@@ -228,16 +251,26 @@ class BackendConnection(Protocol):
             self._heard = True
             if not data.startswith(b"H"):
                 raise BadResponse  # the parser would take RTSP and ICE too
-        in_head = self._response is None
-        if in_head:
-            room = MAX_HEAD_BYTES - self._quiet_bytes
-            if len(data) > room:
-                self._parser.feed_data(data[:room])
-                if self._response is None:
-                    raise BadResponse
-                data = data[room:]
+        room = MAX_HEAD_BYTES - self._quiet_bytes
+        if len(data) > room:
+            self._window += data[:room]
+            self._parser.feed_data(data[:room])
+            if self._response is None:
+                raise BadResponse
+            data = data[room:]
+        self._window += data
         self._parser.feed_data(data)
-        if self._pieces or self._complete or (in_head and self._response is not None):
+        if self._response is not None:
+            self._window = b""
+        self._note_progress(data, self._response is not None)
+
+    def _note_progress(self, data: bytes, progress: bool) -> None:
+        """Bound what is neither head nor body.
+
+        Raises:
+            BadResponse: There is too much of it.
+        """
+        if progress or self._complete:
             self._quiet_bytes = 0
         else:
             self._quiet_bytes += len(data)
@@ -251,11 +284,20 @@ class BackendConnection(Protocol):
         if state == "head":
             self._fail_head(BadResponse())
         elif self._response is not None:
-            pieces, self._pieces = self._pieces, []
-            if pieces:
-                self._response.body_received(b"".join(pieces))
+            piece = self._taken_pieces()
+            if piece:
+                self._response.body_received(piece)
             self._response.body_ended(Failure(ResponseFailed([Failure(BadResponse())])))
         self.abort()
+
+    def _taken_pieces(self) -> bytes:
+        """Take what was collected of the body, without what came after its end."""
+        pieces = self._pieces
+        if self._complete:
+            del pieces[self._pieces_of_answer :]
+        piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        return piece
 
     def _fail_head(self, error: Exception | Failure) -> None:
         answer, self._answer = self._answer, None
@@ -269,9 +311,10 @@ class BackendConnection(Protocol):
         # Taken before anybody is told anything: told of the end, the receiver's owner may send the
         # next request on this very connection, and that one's answer is another.
         answer, self._answer = self._answer, None
-        pieces, self._pieces = self._pieces, []
-        if pieces:
-            response.body_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        if self._pieces:
+            piece = self._taken_pieces()
+            if piece:
+                response.body_received(piece)
         if self._complete:
             self._finish(response)
         elif self.state == "head":
@@ -285,6 +328,7 @@ class BackendConnection(Protocol):
         """The answer is complete: the connection goes back, or away."""
         self._response = None
         self._fields, self._phrase, self._quiet_bytes = [], b"", 0
+        self._interim = False
         self._in_trailers = False
         if self._reusable and self._sent and not self._aborted:
             self.state = "idle"
@@ -327,7 +371,10 @@ class BackendConnection(Protocol):
         status = self._parser.get_status_code()
         version = self._parser.get_http_version()
         check_response_head(version, status, self._fields, self._phrase)
+        if self._interim and b"\r\n\r\nHTTP/%b %d" % (version.encode(), status) not in self._window:
+            raise BadResponse  # RTSP or ICE, as above
         if status < 200:
+            self._interim = True
             return  # interim: swallowed (RFC 9110, section 15.2)
         self._in_trailers = True
         self._framed = status in (204, 304)
@@ -336,18 +383,13 @@ class BackendConnection(Protocol):
                 self._framed = True
             elif name == b"keep-alive":
                 self.keep_alive_s = _keep_alive_s(value)
-        major, minor = version.split(".")
         self._response = UpstreamResponse(
-            self, (b"HTTP", int(major), int(minor)), status, self._phrase, self._fields
+            self, (b"HTTP", 1, int(version[2])), status, self._phrase, self._fields
         )
         if self._method == b"HEAD" and status not in (204, 304):
             # The parser cannot be told that no body follows: this connection ends here.
             self._complete, self._reusable = True, False
-
-    def on_body(self, piece: bytes) -> None:
-        """Collect the pieces of this read."""
-        if not self._complete:
-            self._pieces.append(piece)
+            self._pieces_of_answer = 0
 
     def on_message_complete(self) -> None:
         """The answer is complete, or an interim one is."""
@@ -357,6 +399,7 @@ class BackendConnection(Protocol):
             self._fields, self._phrase = [], b""
             return
         self._complete = True
+        self._pieces_of_answer = len(self._pieces)
         self._reusable = self._reusable and self._parser.should_keep_alive()
 
 

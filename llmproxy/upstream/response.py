@@ -17,6 +17,9 @@ from llmproxy.interfaces import IUpstreamResponse
 if TYPE_CHECKING:
     from llmproxy.upstream.connection import BackendConnection
 
+_COMPLETE = Failure(ResponseDone())
+"""How every whole body ends; making one anew costs more than a small answer's parsing."""
+
 
 @implementer(IPushProducer)
 class BodyTransport:
@@ -128,7 +131,7 @@ class UpstreamResponse:
         protocol.makeConnection(self._transport)  # type: ignore[arg-type]
         pieces, self._pieces = self._pieces, []
         if pieces:
-            protocol.dataReceived(b"".join(pieces))
+            protocol.dataReceived(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         if self._end is not None:
             protocol.connectionLost(self._end)
         elif self._connection is not None and not self._transport.paused:
@@ -145,6 +148,6 @@ class UpstreamResponse:
         """Pass the body's end on; without a reason it is complete."""
         self._transport.release()
         self._connection = None
-        self._end = reason if reason is not None else Failure(ResponseDone())
+        self._end = reason if reason is not None else _COMPLETE
         if self._receiver is not None:
             self._receiver.connectionLost(self._end)

@@ -29,11 +29,26 @@ class _Body(msgspec.Struct):
     max_completion_tokens: msgspec.Raw = _ABSENT
 
 
+class _UsualOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _Usual(msgspec.Struct):
+    """The same keys, as every sane client spells them: read in one go."""
+
+    model: str
+    stream: bool | None = None
+    stream_options: _UsualOptions | None = None
+    max_tokens: msgspec.Raw = _ABSENT
+    max_completion_tokens: msgspec.Raw = _ABSENT
+
+
 class _StreamOptions(msgspec.Struct):
     include_usage: msgspec.Raw = _ABSENT
 
 
 _BODY = msgspec.json.Decoder(_Body)
+_USUAL = msgspec.json.Decoder(_Usual)
 _STREAM_OPTIONS = msgspec.json.Decoder(_StreamOptions)
 _FLAGS = {b"true": True, b"false": False, b"null": None}
 _TOKENS = re.compile(rb"[0-9]{1,15}")
@@ -58,6 +73,26 @@ def read_facts(body: bytes) -> RequestFacts:
     """
     try:
         # msgspec does not look into the strings that it skips.
+        if not body.isascii():
+            body.decode()
+        usual = _USUAL.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _read_unusual(body)
+    if not usual.model:
+        return _read_unusual(body)
+    options = usual.stream_options
+    tokens = _tokens(usual.max_completion_tokens)
+    return RequestFacts(
+        usual.model,
+        usual.stream or False,
+        options.include_usage if options is not None else None,
+        _tokens(usual.max_tokens) if tokens is None else tokens,
+    )
+
+
+def _read_unusual(body: bytes) -> RequestFacts:
+    """Read what is odd but right, and say what is wrong with the rest."""
+    try:
         if not body.isascii():
             body.decode()
         read = _BODY.decode(body)
@@ -139,5 +174,7 @@ def _include_usage(raw: msgspec.Raw) -> bool | None:
 
 
 def _tokens(raw: msgspec.Raw) -> int | None:
+    if raw is _ABSENT:
+        return None
     value = bytes(raw)
     return int(value) if _TOKENS.fullmatch(value) else None

@@ -7,6 +7,7 @@ RFC 9110, section 7.6: fields of one hop end here, everything else passes, in it
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 
 import attrs
 
@@ -78,6 +79,11 @@ def _nominated(fields: Iterable[Field]) -> frozenset[bytes]:
     return frozenset(named - _END_TO_END) if named else frozenset()
 
 
+def encode_fields(fields: Iterable[Field]) -> bytes:
+    """Write fields as they stand in a head, each line with its CR LF (RFC 9112, section 5)."""
+    return b"".join([b"%b: %b\r\n" % field for field in fields])
+
+
 @attrs.frozen
 class Caller:
     """What the gateway says of the client to the backend.
@@ -123,17 +129,18 @@ class FieldRules:
         self,
         fields: Sequence[Field],
         caller: Caller,
-        request_id: bytes,
         backend_fields: Sequence[Field],
     ) -> list[Field]:
-        """Give the fields of the request that goes to a backend, without Host and length.
+        """Give the fields of the request that goes to a backend.
+
+        Host, length and ``X-Request-ID`` are not among them: they are not the same for every
+        request that has these fields.
 
         ``Accept-Encoding`` becomes ``identity``: a compressed answer could not be metered.
 
         Args:
             fields: The client's, in order.
             caller: What is said of the client.
-            request_id: Sent as ``X-Request-ID``.
             backend_fields: The backend's own (its key among them); they replace the client's.
         """
         drop = _nominated(fields) | {name.lower() for name, _ in backend_fields}
@@ -156,6 +163,7 @@ class FieldRules:
                 or name in self.credential_names
                 or name in drop
                 or name.startswith(b"proxy-")
+                or (b"_" in name and self._is_like_one_of(name, drop))
             ):
                 kept.append((name, value))
         vias.append(b"1.1 " + self.pseudonym)
@@ -170,10 +178,14 @@ class FieldRules:
         if caller.host and b"x-forwarded-host" not in given:
             kept.append((b"x-forwarded-host", caller.host))
         kept.append((b"accept-encoding", b"identity"))
-        kept.append((b"x-request-id", request_id))
         kept.append((b"via", b", ".join(vias)))
         kept.extend(backend_fields)
         return kept
+
+    def _is_like_one_of(self, name: bytes, names: AbstractSet[bytes]) -> bool:
+        """Say whether a server that folds "_" into "-" reads a name as one that is ours to set."""
+        folded = name.replace(b"_", b"-")
+        return folded in names or folded in self.credential_names or folded in _FORWARDED
 
     def downstream(self, fields: Sequence[Field], *, drop_cors: bool) -> list[Field]:
         """Give the fields of the answer that goes to the client, without length and request id.

@@ -23,18 +23,20 @@ Field = tuple[bytes, bytes]
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _TARGET = re.compile(rb"[\x21\x22\x24-\x7e]+\Z")  # visible ASCII, without "#"
 _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/[^#]*|\?[^#]*)?\Z", re.IGNORECASE)
-_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?\Z")
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?\Z")
 
-# Names that parsers behind us might read as these, because they fold "_" into "-" (as CGI does).
-_LOOKALIKES = frozenset(
-    name.replace(b"-", b"_")
-    for name in (
+# Parsers behind us might read other names as these, because they fold "_" into "-" (as CGI does).
+_GUARDED = frozenset(
+    (
         b"content-length",
         b"transfer-encoding",
         b"x-api-key",
         b"x-forwarded-for",
         b"x-forwarded-host",
         b"x-forwarded-proto",
+        b"x-forwarded-port",
+        b"x-forwarded-server",
+        b"x-forwarded-prefix",
         b"x-real-ip",
         b"x-request-id",
         b"proxy-authorization",
@@ -62,12 +64,15 @@ def split_target(target: bytes) -> tuple[bytes, bytes]:
     return (rest if rest.startswith(b"/") else b"/" + rest), absolute[1]
 
 
-def check_request_head(version: str, fields: Sequence[Field]) -> None:
+def check_request_head(version: str, fields: Sequence[Field]) -> int | None:
     """Hold a request head to the rules.
 
     Args:
         version: As in ``1.1``.
         fields: Its fields.
+
+    Returns:
+        The length of the body in bytes, 0 when there is none; None when it is chunked.
 
     Raises:
         BadRequest: No Host, two of them or a bad one; a bad value; a length that cannot be trusted.
@@ -78,7 +83,8 @@ def check_request_head(version: str, fields: Sequence[Field]) -> None:
     if version not in ("1.1", "1.0"):
         raise VersionNotSupported
     hosts = 0
-    transfer_encoding = content_length = False
+    transfer_encoding = False
+    length: int | None = None
     for name, value in fields:
         if _CONTROL.search(value):
             raise BadRequest("A header value holds control characters.")
@@ -92,18 +98,21 @@ def check_request_head(version: str, fields: Sequence[Field]) -> None:
             transfer_encoding = True
             check_transfer_encoding(value)
         elif name == b"content-length":
-            if content_length or not value.isdigit():
+            if length is not None or not value.isdigit():
                 raise BadRequest("The Content-Length header is not one number.")
-            content_length = True
+            length = int(value)
         elif name == b"expect":
             if value.lower() != b"100-continue":
                 raise ExpectationFailed
-        elif name in _LOOKALIKES:
+        elif b"_" in name and name.replace(b"_", b"-") in _GUARDED:
             raise BadRequest("A header name holds an underscore where a hyphen belongs.")
     if hosts > 1 or (version == "1.1" and hosts == 0):
         raise BadRequest("A request needs exactly one Host header.")
-    if transfer_encoding and content_length:
+    if not transfer_encoding:
+        return length or 0
+    if length is not None:
         raise BadRequest("A request has either Content-Length or Transfer-Encoding, not both.")
+    return None
 
 
 def check_transfer_encoding(value: bytes) -> None:
@@ -133,6 +142,9 @@ def framing_head(fields: Sequence[Field]) -> bytes:
     return b""
 
 
+_INTERIM_OF_THE_PARSER = frozenset((100, 102, 103))
+
+
 def check_response_head(
     version: str, status: int, fields: Sequence[Field], phrase: bytes = b""
 ) -> None:
@@ -158,4 +170,7 @@ def check_response_head(
             if value.strip().lower() != b"chunked" or version == "1.0":
                 raise BadResponse
     if lengths > 1 or codings > 1 or (lengths and codings):
+        raise BadResponse
+    # An interim answer has no body, whatever it says; the parser would believe it of most.
+    if status < 200 and (lengths or codings) and status not in _INTERIM_OF_THE_PARSER:
         raise BadResponse

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+_VARIANTS = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _SANE = re.compile(rb"[A-Za-z0-9._:/+=@~-]{1,128}\Z")
 
 
@@ -21,8 +22,7 @@ def new_id(time_s: float, random_bytes: bytes) -> str:
         time_s: Seconds since the epoch.
         random_bytes: Ten random bytes.
     """
-    number = int(time_s * 1000) << 80 | int.from_bytes(random_bytes, "big")
-    number = number & ~(0xF << 76) | 0x7 << 76
-    number = number & ~(0x3 << 62) | 0x2 << 62
-    digits = f"{number:032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    head = f"{int(time_s * 1000) & 0xFFFFFFFFFFFF:012x}"
+    digits = random_bytes.hex()
+    variant = _VARIANTS[digits[4]]
+    return f"{head[:8]}-{head[8:]}-7{digits[1:4]}-{variant}{digits[5:8]}-{digits[8:]}"

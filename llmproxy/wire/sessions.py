@@ -21,6 +21,8 @@ def read_session(header: Callable[[bytes], bytes]) -> tuple[str, str]:
 
 
 def _printable(value: bytes) -> str:
+    if not value:
+        return ""
     return "".join(
         character
         for character in value.decode("latin-1")[:MAX_SESSION_LENGTH]

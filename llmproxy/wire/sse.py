@@ -21,9 +21,9 @@ import attrs
 _LINE_ENDS: Final = (b"\n", b"\r")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _LINE = re.compile(rb"[^\r\n]+(?:\r\n|\n|\r)?")
-_BOM = b"\xef\xbb\xbf"
+BOM: Final = b"\xef\xbb\xbf"
 _EVENT_BOUNDARY = re.compile(rb"(?:\A|\n|\r(?!\n))(?:\r\n|\n|\r)\Z")
-_LONGEST_BOUNDARY = 4
+LONGEST_BOUNDARY: Final = 4
 LINE_LIMIT_BYTES: Final = 1024 * 1024
 
 
@@ -32,9 +32,9 @@ def data_payloads(block: bytes) -> list[bytes]:
 
     Args:
         block: Whole lines; the last may lack its end. A byte order mark, which may stand before
-            the first line of a stream, is left out.
+            the first line of a stream, is not its affair.
     """
-    lines = block.removeprefix(_BOM).splitlines()
+    lines = block.splitlines()
     return [line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")]
 
 
@@ -54,6 +54,11 @@ class LineScanner:
     skipped_lines: int = 0
     _pending: bytearray = attrs.field(factory=bytearray, init=False)
     _skipping: bool = attrs.field(default=False, init=False)
+
+    @property
+    def holding(self) -> bool:
+        """Whether the stream stands in the midst of a line."""
+        return bool(self._pending) or self._skipping
 
     def feed(self, piece: bytes) -> bytes:
         """Take the next piece.
@@ -106,20 +111,13 @@ class LineScanner:
         return b"".join(kept)
 
 
-@attrs.define
-class BoundaryWatch:
-    """Knows whether a stream that comes in pieces stands between two events.
+def ends_at_event(end: bytes) -> bool:
+    """Say whether a stream stands between two events.
 
-    Costs one reference per piece; the bytes are looked at when asked.
+    Args:
+        end: At least its last `LONGEST_BOUNDARY` bytes, or all of it.
+
+    Returns:
+        Whether nothing came yet, or what came last is a blank line.
     """
-
-    _last: bytes = attrs.field(default=b"", init=False)
-
-    def feed(self, piece: bytes) -> None:
-        """Take the next piece."""
-        self._last = piece if len(piece) >= _LONGEST_BOUNDARY else self._last[-3:] + piece
-
-    @property
-    def ends_at_event(self) -> bool:
-        """Whether nothing came yet, or what came last is a blank line."""
-        return not self._last or _EVENT_BOUNDARY.search(self._last[-_LONGEST_BOUNDARY:]) is not None
+    return not end or _EVENT_BOUNDARY.search(end[-LONGEST_BOUNDARY:]) is not None

@@ -31,21 +31,21 @@ def read_usage(report: object) -> Usage | None:
     Returns:
         The counts; None when the report is not of this dialect, or void.
     """
-    if not isinstance(report, dict):
+    if not isinstance(report, dict) or "input_tokens" in report:
         return None
     prompt = _count(report, "prompt_tokens")
     completion = _count(report, "completion_tokens")
     total = _count(report, "total_tokens")
     if prompt is None or completion is None or total is None:
         return None
-    if all(report.get(key) is None for key in _COUNTS) or "input_tokens" in report:
+    if not (prompt or completion or total) and all(report.get(key) is None for key in _COUNTS):
         return None
     return Usage(
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        total_tokens=total or prompt + completion,
-        cached_tokens=_detail(report, "prompt_tokens_details", "cached_tokens"),
-        reasoning_tokens=_detail(report, "completion_tokens_details", "reasoning_tokens"),
+        prompt,
+        completion,
+        total or prompt + completion,
+        _detail(report, "prompt_tokens_details", "cached_tokens"),
+        _detail(report, "completion_tokens_details", "reasoning_tokens"),
     )
 
 

@@ -7,19 +7,20 @@ import os
 import shlex
 import time
 from collections.abc import Iterator
-from io import StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 from typing import Any
 
 import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from llmproxy.interfaces import IReporter
-from llmproxy.logs.access import AccessLog, combined_line, json_line
+from llmproxy.logs.access import FLUSH_AFTER_S, AccessLog, combined_line, json_line
 from llmproxy.values import TriedBackend, Usage, UsageRecord
 
 BARE = UsageRecord(
@@ -206,30 +207,43 @@ class Written(SynchronousTestCase):
 
     def test_it_is_a_reporter(self) -> None:
         """It provides the interface."""
-        self.assertTrue(verifyObject(IReporter, AccessLog(StringIO(), "json")))
+        self.assertTrue(verifyObject(IReporter, AccessLog(StringIO(), "json", Clock())))
 
     def test_formats(self) -> None:
-        """Each record is a line, and out at once."""
+        """Each record is a line; those of a short while go out together."""
         for line_format, encode in (("combined", combined_line), ("json", json_line)):
-            file = StringIO()
-            log = AccessLog(file, line_format)  # type: ignore[arg-type]
+            clock, raw = Clock(), BytesIO()
+            file = TextIOWrapper(raw, encoding="utf-8")
+            log = AccessLog(file, line_format, clock)  # type: ignore[arg-type]
             log.report(BARE)
-            self.assertEqual(file.getvalue(), encode(BARE))
+            clock.advance(FLUSH_AFTER_S / 2)
             log.report(FULL)
-            self.assertEqual(file.getvalue(), encode(BARE) + encode(FULL))
+            self.assertEqual(raw.getvalue(), b"")
+            clock.advance(FLUSH_AFTER_S / 2)
+            both = (encode(BARE) + encode(FULL)).encode()
+            self.assertEqual(raw.getvalue(), both)
+            self.assertEqual(clock.getDelayedCalls(), [])
+            log.report(BARE)
+            log.close()
+            self.assertEqual(raw.getvalue(), both + encode(BARE).encode())
+            self.assertEqual(clock.getDelayedCalls(), [])
 
     def test_a_full_disk(self) -> None:
         """It costs lines, never a request; the log tells of it once per outage."""
         file = FullDisk()
-        log = AccessLog(file, "json")
+        clock = Clock()
+        log = AccessLog(file, "json", clock)
         with capturedLogs() as told:
             log.report(BARE)
             for _ in range(2):
                 file.full = True
                 log.report(BARE)
+                clock.advance(FLUSH_AFTER_S)
                 log.report(BARE)
+                clock.advance(FLUSH_AFTER_S)
                 file.full = False
                 log.report(BARE)
+                clock.advance(FLUSH_AFTER_S)
         self.assertEqual(file.getvalue(), json_line(BARE) * 3)
         self.assertEqual(len(told), 2)
         self.assertIn("No space left on device", formatEvent(told[0]))
@@ -237,9 +251,11 @@ class Written(SynchronousTestCase):
     def test_a_closed_file(self) -> None:
         """The same."""
         file = StringIO()
-        log = AccessLog(file, "combined")
+        clock = Clock()
+        log = AccessLog(file, "combined", clock)
         file.close()
         with capturedLogs() as told:
-            log.report(BARE)
-            log.report(BARE)
+            for _ in range(2):
+                log.report(BARE)
+                clock.advance(FLUSH_AFTER_S)
         self.assertEqual(len(told), 1)

@@ -55,6 +55,7 @@ class FakeRequest:
         self.from_trusted_proxy = False
         self.secure = False
         self.started_s = 0.0
+        self.repeats: dict[str, Any] = {}
         self.body: bytes | Deferred[bytes] = body
         self.budget: IByteBudget | None = None
         self.status = 0
@@ -230,7 +231,7 @@ class FakeUpstream:
         method: str,
         url: bytes,
         *,
-        headers: Sequence[tuple[bytes, bytes]],
+        headers: bytes,
         data: Any,
         unbuffered: bool = True,
     ) -> Deferred[IUpstreamResponse]:
@@ -240,7 +241,10 @@ class FakeUpstream:
         def cancelled(_: Deferred[IUpstreamResponse]) -> None:
             sent.cancelled = True
 
-        sent = Sent(method, url, headers, data, Deferred(cancelled))
+        assert headers.endswith(b"\r\n")
+        lines = headers.removesuffix(b"\r\n").split(b"\r\n")
+        fields = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
+        sent = Sent(method, url, fields, data, Deferred(cancelled))
         self.sent.append(sent)
         return sent.answer
 

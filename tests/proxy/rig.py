@@ -7,6 +7,7 @@ from twisted.internet.task import Clock
 from llmproxy.proxy.admission import Admission
 from llmproxy.proxy.budget import ByteBudget
 from llmproxy.proxy.exchange import DataPath, Exchange
+from llmproxy.timeouts import Timeouts
 from llmproxy.values import UsageRecord
 from llmproxy.wire.backoff import Backoff
 from llmproxy.wire.fields import FieldRules
@@ -44,6 +45,7 @@ class Rig:
             backoff=backoff or Backoff(),
             reporters=[self.reporter],
             clock=self.clock,
+            timeouts=Timeouts(self.clock),
             now=lambda: 1_700_000_000.0 + self.clock.seconds(),
             random_bytes=bytes,
             make_body=lambda body: body,

@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 
 from llmproxy.errors import ConnectFailed, FirstByteTimeout, GatewayTimeout
 from llmproxy.proxy.attempt import Answering, Attempt, Outbound
+from llmproxy.timeouts import Timeouts
 from llmproxy.values import Backend
 from tests.proxy.fakes import FakeLease, FakeResponse, FakeUpstream
 
@@ -25,9 +26,10 @@ class Trying:
         identity = Backend(name="one", url=b"http://one.test", host=b"one.test", **backend)
         self.attempt = Attempt(
             self.clock,
+            Timeouts(self.clock),
             FakeLease(identity, self.upstream),
             outbound or Outbound(method="POST", target=b"/v1/x", body=b'{"model":"m"}'),
-            [(b"x", b"1")],
+            b"x: 1\r\n",
             lambda body: body,
         )
         self.run = Deferred.fromCoroutine(self.attempt.head())

@@ -394,6 +394,20 @@ def test_error_event_of_the_backend() -> None:
     assert rig.conclusion().outcome == "upstream_error"
 
 
+def test_client_that_leaves_at_done() -> None:
+    """Many clients close when they have read ``[DONE]``: they have all that there was to have."""
+    rig = Rig()
+    request = FakeRequest(b'{"model":"m","stream":true}')
+    rig.begin(request)
+    response = stream_response()
+    sent_to(rig).answer.callback(response)
+    response.piece(b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n')
+    response.piece(b"data: [DONE]\n\n")
+    request.leave()
+    record = rig.conclusion()
+    assert (record.outcome, record.status, record.finish_reason) == ("ok", 200, "stop")
+
+
 def test_first_byte_timeout() -> None:
     """Prefill that takes too long is a 504, and never tried again."""
     rig = Rig(FakeRouter(attrs.evolve(ONE, first_byte_timeout_s=30.0), TWO))

@@ -11,7 +11,7 @@ from twisted.web.client import ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
 
 from llmproxy.errors import BadResponse, GatewayTimeout, RelayBroken
-from llmproxy.proxy.meter import Meter
+from llmproxy.proxy.meter import make_meter
 from llmproxy.proxy.relay import Relay
 from llmproxy.wire.withhold import UsageWithholder
 from tests.proxy.fakes import FakeBodyTransport, FakeRequest
@@ -35,7 +35,7 @@ class Relaying:
         self.request.begin(200, b"", ())
         self.relay = Relay(
             self.request,
-            meter=Meter(stream=is_stream),
+            meter=make_meter(stream=is_stream),
             withholder=withholder,
             clock=self.clock,
             is_stream=is_stream,
@@ -46,6 +46,7 @@ class Relaying:
         self.relay.finished.addBoth(self.ends.append)
         self.transport = FakeBodyTransport()
         self.relay.makeConnection(self.transport)
+        self.relay.watch()
 
     def piece(self, data: bytes) -> None:
         """A piece comes."""

@@ -116,7 +116,7 @@ class Line:
         self, method: bytes = b"GET", target: bytes = b"/", body: IBodyProducer | None = None
     ) -> Asked:
         """Send a request."""
-        return Asked(self.connection.send(method, target, [b"Host: b.test\r\n"], body))
+        return Asked(self.connection.send(method, target, b"Host: b.test\r\n", body))
 
     def say(self, *reads: bytes) -> None:
         """Let the backend say something, one read after the other."""

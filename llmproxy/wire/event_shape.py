@@ -1,0 +1,132 @@
+"""The shape that a stream's text events share, so that most of them need not be searched.
+
+From its second token on, a stream says the same words around every piece of text: an event is
+``head`` + something + ``tail`` + text + ``after``, where something is an id or a time that changes,
+or nothing. Once that is known, whether bytes are such events and nothing else is a matter of
+comparing and counting, many times cheaper than looking for what else might be in them.
+
+Why the counting proves it: ``tail`` ends with the quote that opens the text, ``after`` begins with
+the one that closes it, and JSON escapes every quote inside a string. If each event of a block
+follows on the one before, has its parts, and no further unescaped quote, there is no room for
+another key. The module must not know what the texts are, or which keys matter.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_QUOTE: Final = b'"'
+_BACKSLASH: Final = b"\\"
+_LONGEST_SHAPE: Final = 16 * 1024
+_SEAM_BYTES: Final = 8
+_DIGITS: Final = b"0123456789"
+_IN_A_VALUE = re.compile(rb'(?::\s*"[^"]*|"\s*:[^"]*)\Z')
+"""What ends there is in a value of an object: what differs from there on is no key."""
+MAX_LESSONS: Final = 8
+"""After so many lessons in a row that no event followed, none is taken any more."""
+
+
+class EventShape:
+    """The shape of the event that was learnt last; matches nothing before that."""
+
+    __slots__ = ("_after", "_before", "_head", "_joint", "_lessons", "_quotes", "_seam", "_tail")
+
+    def __init__(self) -> None:
+        self._before = self._head = self._tail = self._after = b""
+        self._seam = self._joint = b""
+        self._quotes = self._lessons = 0
+
+    def __repr__(self) -> str:
+        return f"<EventShape {self._head!r} {self._tail!r} {self._after!r}>"
+
+    @property
+    def teachable(self) -> bool:
+        """Whether it still takes lessons."""
+        return self._lessons < MAX_LESSONS
+
+    def learn(self, event: bytes, text_at: int) -> None:
+        """Take an event's shape over.
+
+        Args:
+            event: One whole event, its line ends included, with one text that is not empty.
+            text_at: Where its text begins, after the opening quote.
+        """
+        self._lessons += 1
+        end = event.find(_QUOTE, text_at)
+        if end < 0 or event[end - 1 : end] == _BACKSLASH or len(event) > _LONGEST_SHAPE:
+            return
+        before, after = event[:text_at], event[end:]
+        if b"\n" in before or b"\r" in before or _BACKSLASH in before or _BACKSLASH in after:
+            return
+        self._head, self._tail = before, b""
+        if self._before and before != self._before and after == self._after:
+            self._head, self._tail = _around_the_difference(before, self._before)
+        self._before, self._after = before, after
+        self._seam = (self._tail or before)[-_SEAM_BYTES:] + after
+        self._quotes = before.count(_QUOTE) + after.count(_QUOTE)
+        self._joint = after + self._head
+
+    def run_end(self, block: bytes, start: int) -> int:
+        """Say how far a run of such events that begins at ``start`` may reach; -1: none begins."""
+        if not self._head or not block.startswith(self._head, start):
+            return -1
+        last = block.rfind(self._after, start)
+        return last + len(self._after) if last >= 0 else -1
+
+    def texts(self, block: bytes) -> int:
+        """Count the texts in a block of events.
+
+        Returns:
+            How many of them are not empty; -1 when the block holds anything but whole events of
+            this shape.
+        """
+        head = self._head
+        if not head or not block.startswith(head) or not block.endswith(self._after):
+            return -1
+        quotes = block.count(_QUOTE)
+        if _BACKSLASH in block:
+            if b"\\\\" in block:
+                return -1  # whether a quote after them is escaped would have to be worked out
+            quotes -= block.count(b'\\"')
+        tail = self._tail
+        if quotes == self._quotes:
+            if tail and tail not in block:
+                return -1
+            self._lessons = 0
+            return 0 if block.endswith(self._seam) else 1
+        events = block.count(self._joint) + 1
+        if (
+            quotes != events * self._quotes
+            or block.count(head) != events
+            or (tail and block.count(tail) != events)
+        ):
+            return -1
+        self._lessons = 0
+        return events - block.count(self._seam)
+
+
+def _around_the_difference(one: bytes, other: bytes) -> tuple[bytes, bytes]:
+    """Give what two texts begin and end with alike, if what differs is a value, or in one.
+
+    Digits at its edges belong to what differs: a counter's first ones change as well, only later.
+    """
+    start = _common(one, other)
+    end = _common(one[start:][::-1], other[start:][::-1])
+    head, tail = one[:start].rstrip(_DIGITS), one[len(one) - end :].lstrip(_DIGITS)
+    differs, differed = one[start : len(one) - end], other[start : len(other) - end]
+    if _QUOTE in differs or _QUOTE in differed or not _IN_A_VALUE.search(head):
+        return one, b""
+    return head, tail
+
+
+def _common(one: bytes, other: bytes) -> int:
+    """Give the length of what two texts begin with alike."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[:middle] == other[:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

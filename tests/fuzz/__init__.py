@@ -1,0 +1,1 @@
+"""Long-running fuzzing of what reads foreign bytes: ``python -m tests.fuzz --minutes 10``."""
