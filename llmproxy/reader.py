@@ -35,6 +35,9 @@ _LONGEST_LENGTH = 15
 """So many digits may the length of a head have that repeats another, and no parser minds."""
 _DIGITS = re.compile(rb"[0-9]{1,15}(?![0-9])")
 _BLANK_LINE = b"\r\n\r\n"
+_EMPTY_LINES = re.compile(rb"[\r\n]{1,512}")
+"""Fed to the parser as one: no message begins in them. They may stand before a head (RFC 9112,
+section 2.2), and one by one they would cost more than anything else that a client can send."""
 _LENGTH_LINE = re.compile(rb"\r\ncontent-length:[ \t]*", re.IGNORECASE)
 
 
@@ -139,17 +142,20 @@ class RequestReader:
         Raises:
             GatewayError: The bytes cannot be understood from here on; nothing more may be fed.
         """
-        while data:
+        # Where to read on is a place in the data: cutting off anew what is left of it would cost
+        # the square of its length where there are many small messages.
+        at = 0
+        while at < len(data):
             if self._left_bytes:
-                data = self._count_off(data)
+                at = self._count_off(data, at)
                 continue
             known = self._known
             if known is not None and not (self._raw or self._in_chunks):
-                body_at = self._repeats(known, data) if data.startswith(known.before) else 0
+                body_at = self._repeats(known, data, at) if data.startswith(known.before, at) else 0
                 if body_at:
-                    data = data[body_at:]
+                    at = body_at
                     continue
-            data = self._parse(data)
+            at = self._parse(data, at)
 
     # heads that are known
 
@@ -167,9 +173,9 @@ class RequestReader:
         """Say whether no longer length could carry the head over its bound unseen."""
         return len(self._raw) + _LONGEST_LENGTH <= self._max_header_bytes
 
-    def _repeats(self, known: _Known, data: bytes) -> int:
+    def _repeats(self, known: _Known, data: bytes, at: int) -> int:
         """Take a head that is known but for its length; give where its body begins, or 0."""
-        digits = _DIGITS.match(data, len(known.before))
+        digits = _DIGITS.match(data, at + len(known.before))
         if digits is None or not data.startswith(known.after, digits.end()):
             return 0
         self._lessons = 1
@@ -199,32 +205,29 @@ class RequestReader:
         self._left_bytes = head.length or 0
         self._receiver.head_received(head)
 
-    def _count_off(self, data: bytes) -> bytes:
-        """Give the body its bytes; give back what lies behind them."""
-        left = self._left_bytes
-        if len(data) <= left:
-            piece, rest = data, b""
-        else:
-            piece, rest = data[:left], data[left:]
-        self._left_bytes = left - len(piece)
+    def _count_off(self, data: bytes, at: int) -> int:
+        """Give the body its bytes; give back where they end."""
+        piece = data[at : at + self._left_bytes]
+        self._left_bytes -= len(piece)
         self._receiver.body_received(piece)
         if not self._left_bytes:
             self._receiver.body_ended()
-        return rest
+        return at + len(piece)
 
     # the parser
 
-    def _parse(self, data: bytes) -> bytes:
-        """Feed the parser up to where a message may end; give back what is behind that."""
-        cut = _behind_blank_line(self._end, data)
-        piece, rest = (data[:cut], data[cut:]) if cut < len(data) else (data, b"")
+    def _parse(self, data: bytes, at: int) -> int:
+        """Feed the parser up to where a message may begin or end; give back where that is."""
+        empty = None if self._raw else _EMPTY_LINES.match(data, at)
+        cut = _behind_blank_line(self._end, data, at) if empty is None else empty.end()
+        piece = data[at:cut]
         self._end = (self._end + piece[-3:])[-3:]
         if self._in_chunks:
             self._fruitless_bytes += len(piece)
             self._feed_parser(piece)
             if self._fruitless_bytes > self._max_header_bytes:
                 raise BadRequest("The request body is framed with more than it holds.")
-            return rest
+            return cut
         room = self._max_header_bytes - len(self._raw)
         self._raw += piece
         self._feed_parser(piece[:room] if len(piece) > room else piece)
@@ -233,7 +236,7 @@ class RequestReader:
             raise UriTooLong if len(line) > self._max_header_bytes else HeadersTooLarge
         if not self.in_head:
             self._raw = b""
-        return rest
+        return cut
 
     def _feed_parser(self, piece: bytes) -> None:
         try:
@@ -292,7 +295,7 @@ class RequestReader:
                 raise MethodNotAllowed(headers=((b"Allow", b"GET, HEAD, POST, OPTIONS"),))
             uri, authority = split_target(self._target)
             length = check_request_head(version, fields)
-            if not self._raw.lstrip(b"\r\n").startswith(b"%b %b HTTP/" % (method, self._target)):
+            if not self._raw.startswith(b"%b %b HTTP/" % (method, self._target)):
                 raise BadRequest  # RTSP or ICE, which the parser knows as well; or odd spaces
         except GatewayError as error:
             self._violate(error)
@@ -329,7 +332,7 @@ class RequestReader:
         self._receiver.body_ended()
 
 
-def _behind_blank_line(before: bytes, data: bytes) -> int:
+def _behind_blank_line(before: bytes, data: bytes, at: int) -> int:
     """Give where the bytes behind the next blank line begin, or the length if there is none.
 
     Heads end with a blank line, and so do chunked bodies (RFC 9112, sections 2.1 and 7.1).
@@ -337,21 +340,20 @@ def _behind_blank_line(before: bytes, data: bytes) -> int:
     Args:
         before: The up to three bytes before; the blank line may begin in them.
         data: Where to look.
+        at: From where on.
     """
     if before.endswith(b"\r"):
-        found = (before + data[:3]).find(_BLANK_LINE)
+        found = (before + data[at : at + 3]).find(_BLANK_LINE)
         if found >= 0:
-            return found + len(_BLANK_LINE) - len(before)
-    elif before.endswith(b"\r\n") and data.startswith(b"\r\n"):
-        return 2
-    found = data.find(_BLANK_LINE)
+            return at + found + len(_BLANK_LINE) - len(before)
+    elif before.endswith(b"\r\n") and data.startswith(b"\r\n", at):
+        return at + 2
+    found = data.find(_BLANK_LINE, at)
     return found + len(_BLANK_LINE) if found >= 0 else len(data)
 
 
 def _know(data: bytes, head: Head) -> _Known | None:
     """Cut up the bytes of a head that the parser has just taken."""
-    if not data.startswith(head.method):
-        return None  # an empty line stands before it
     line = _LENGTH_LINE.search(data)
     places = [place for place, field in enumerate(head.fields) if field[0] == b"content-length"]
     if line is None or len(places) != 1 or any(name == b"expect" for name, _ in head.fields):

@@ -53,12 +53,13 @@ class _Queue:
         self._waiting: OrderedDict[Timeout, None] = OrderedDict()
         self._timer: IDelayedCall | None = None
         self._firing = False
+        self._now_s = 0.0  # at the last start
 
     def __repr__(self) -> str:
         return f"<{len(self._waiting)} of {self._after_s:g} s>"
 
     def start(self, expired: Callable[[], None]) -> Timeout:
-        timeout = Timeout(self, self._clock.seconds() + self._after_s, expired)
+        timeout = Timeout(self, self._due_s(), expired)
         self._waiting[timeout] = None
         # While others expire, those that wait already come first: the timer is set after them.
         if self._timer is None and not self._firing:
@@ -75,8 +76,32 @@ class _Queue:
 
     def restart(self, timeout: Timeout) -> None:
         if timeout in self._waiting:
-            timeout.due_s = self._clock.seconds() + self._after_s
+            timeout.due_s = self._due_s()
             self._waiting.move_to_end(timeout)
+
+    def _due_s(self) -> float:
+        """Give when a timeout is due that starts now."""
+        now_s = self._clock.seconds()
+        if now_s < self._now_s:
+            self._set_back(now_s + self._after_s)
+        self._now_s = now_s
+        return now_s + self._after_s
+
+    def _set_back(self, latest_s: float) -> None:
+        """The clock, which is the wall's, was set back: nobody waits longer than from now on.
+
+        Those that started before would else hold up all that start now, however long ago they were
+        cancelled, for as long as the clock was set back.
+        """
+        for timeout in self._waiting:
+            timeout.due_s = min(timeout.due_s, latest_s)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        left_s = next(iter(self._waiting)).due_s - self._clock.seconds()
+        self._timer = self._clock.callLater(max(left_s, 0.0), self._fire)
 
     def _fire(self) -> None:
         """Expire what is due; set the timer for what is next."""
@@ -93,8 +118,7 @@ class _Queue:
         finally:
             self._firing = False
             if waiting:
-                left_s = next(iter(waiting)).due_s - self._clock.seconds()
-                self._timer = self._clock.callLater(max(left_s, 0.0), self._fire)
+                self._set_timer()
 
 
 class Timeouts:

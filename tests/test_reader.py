@@ -100,6 +100,7 @@ def post(body: bytes, *lines: bytes, length: bytes | None = None) -> bytes:
     return b"\r\n".join((*head, b"Content-Length: " + number, b"X-Last: z", b"", body))
 
 
+_CHUNKED_HEAD = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 _LLHTTP = httptools.HttpRequestParser
 
 
@@ -108,9 +109,11 @@ class CountingParser:
 
     Attributes:
         fed_bytes: By all of them.
+        calls: In how many pieces.
     """
 
     fed_bytes = 0
+    calls = 0
 
     def __init__(self, protocol: object) -> None:
         self._parser = _LLHTTP(protocol)
@@ -121,6 +124,7 @@ class CountingParser:
     def feed_data(self, data: bytes) -> None:
         """Count, and pass on."""
         CountingParser.fed_bytes += len(data)
+        CountingParser.calls += 1
         self._parser.feed_data(data)
 
 
@@ -128,6 +132,7 @@ class CountingParser:
 def parser(monkeypatch: pytest.MonkeyPatch) -> type[CountingParser]:
     """Let the readers' parsers be counted."""
     monkeypatch.setattr(CountingParser, "fed_bytes", 0)
+    monkeypatch.setattr(CountingParser, "calls", 0)
     monkeypatch.setattr(httptools, "HttpRequestParser", CountingParser)
     return CountingParser
 
@@ -288,6 +293,25 @@ def test_the_bounds_are_exact(size: int) -> None:
     for fatal in (of(LIMIT_BYTES + 1), with_fields(MAX_FIELDS + 1)):
         assert outcome(fatal) is HeadersTooLarge
     assert outcome(of(LIMIT_BYTES + 100, in_line=True)) is UriTooLong
+
+
+@pytest.mark.parametrize("before", [b"", _CHUNKED_HEAD + b"fffff\r\n"], ids=["head", "chunk"])
+def test_empty_lines_are_not_read_one_by_one(before: bytes, parser: type[CountingParser]) -> None:
+    """What ends no message costs a parser's call by the hundred, not each: one read may be full."""
+    reader, _ = make()
+    reader.feed(before)
+    calls = parser.calls
+    reader.feed(b"\r\n" * 32_000)
+    assert parser.calls - calls <= 64_000 // 500
+
+
+def test_empty_lines_before_a_head() -> None:
+    """However many stand before it, a head is what it is, and the parser remembered it."""
+    reader, read = make()
+    for empty in (b"", b"\r\n", b"\r\n" * 700, b"\r\n" * 300):
+        reader.feed(empty + post(b"abc"))
+    assert read.bodies == [b"abc"] * 4
+    assert len({id(head.repeats) for head in read.heads[1:]}) == 1
 
 
 def test_long_bodies_are_not_bounded_here() -> None:

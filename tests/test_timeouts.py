@@ -199,6 +199,36 @@ def test_a_late_reactor() -> None:
 # Against a delayed call for each
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_clock_that_is_set_back(cancelled: bool) -> None:
+    """Those that start afterwards last their length, and none before lasts longer than they."""
+    started = Started()
+    started.clock.advance(10_000)
+    before = [started.start(10, name) for name in "ab"]
+    started.clock.rightNow = 6_000.0
+    started.start(10, "c")
+    if cancelled:
+        for timeout in before:
+            timeout.cancel()
+    started.clock.advance(9)
+    assert started.expired == []
+    started.clock.advance(1)
+    names = "c" if cancelled else "abc"
+    assert started.expired == [(name, 6_010) for name in names]
+    assert started.clock.getDelayedCalls() == []
+
+
+def test_restarted_by_a_clock_that_is_set_back() -> None:
+    """A restart sees the clock as well."""
+    started = Started()
+    started.clock.advance(10_000)
+    timeout = started.start(10)
+    started.clock.rightNow = 6_000.0
+    timeout.restart()
+    started.clock.advance(10)
+    assert started.expired == [("a", 6_010)]
+
+
 class _Naive:
     """What `Timeouts` stands for: a delayed call each."""
 

@@ -29,6 +29,8 @@ from llmproxy.values import Backend, BackendStatus, ModelCard, ModelRoute, Princ
 
 Health = Literal["up", "down", "loading"]
 _MAX_ROUTES = 1000
+_LONGEST_NAME = 256
+"""Names longer than this are not kept: a client may ask for one as long as a body."""
 _HEALTH: dict[str, Health] = {"up": "up", "down": "down", "loading": "loading"}
 
 
@@ -156,7 +158,7 @@ class BackendDirectory:
         if not any(state.serves(model) for state in self._states.values()):
             return None
         route = ModelRoute(model_id=model, upstream_model=model)
-        if len(self._routes) < _MAX_ROUTES:
+        if len(self._routes) < _MAX_ROUTES and len(model) <= _LONGEST_NAME:
             self._routes[model] = route
         return route
 

@@ -26,6 +26,7 @@ class BytesBody:
         self.length = len(body)
         self._body = body
         self._offset = 0
+        self._is_followed = self.length > SLICE_BYTES
         self._consumer: IConsumer | None = None
         self._done: Deferred[None] | None = None
 
@@ -41,6 +42,9 @@ class BytesBody:
         Returns:
             What is left of the head; the rest of the body is for `startProducing`.
         """
+        # What is left gets queued, and the next request may be handed over like this one: it must
+        # be known when the queue is empty, or that request would overtake the rest of this.
+        self._is_followed = True
         try:
             sent = handle.sendmsg((head, self._body))
         except OSError:
@@ -59,16 +63,17 @@ class BytesBody:
 
         Returns:
             A Deferred that fires when the consumer has passed the last slice on (a body of one
-            slice is not followed so far, unless a part of it is gone already). Cancelling it stops
-            the writing.
+            slice is not followed so far, unless `send_now` was tried). Cancelling it stops the
+            writing.
         """
-        if self.length <= SLICE_BYTES and not self._offset:
+        if not self._is_followed:
             consumer.write(self._body)
             return succeed(None)
         self._consumer = consumer
-        self._done = Deferred(lambda _: self.stopProducing())
+        done: Deferred[None] = Deferred(lambda _: self.stopProducing())
+        self._done = done
         consumer.registerProducer(_Slices(self), False)
-        return self._done
+        return done
 
     def write_slice(self) -> None:
         """Write the next slice, or see that the last one is through."""

@@ -384,6 +384,14 @@ class TestStatuses:
             there.set_health(name, state, "")
         assert there.statuses() == [BackendStatus("a", "up")]
 
+    @pytest.mark.parametrize("length", [256, 257, 10_000])
+    def test_long_names_are_not_kept(self, length: int) -> None:
+        """A name as long as a body finds its route, and is not held on to."""
+        there, name = directory(backend("a", "*")), "m" * length
+        route = there.route(name, ANONYMOUS)
+        assert route.upstream_model == name
+        assert (there.route(name, ANONYMOUS) is route) == (length <= 256)
+
     def test_list_of_nobody(self) -> None:
         """So is a list of an unknown backend."""
         with pytest.raises(KeyError):

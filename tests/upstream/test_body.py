@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import errno
+from collections.abc import Sequence
+from socket import socket
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -120,3 +123,48 @@ def test_pause_and_resume_do_nothing() -> None:
     body.pauseProducing()
     body.resumeProducing()
     assert len(consumer.writes) == 1
+
+
+class Handle:
+    """A socket that takes so many bytes, or fails."""
+
+    def __init__(self, takes: int | OSError) -> None:
+        self._takes = takes
+        self.sent = b""
+
+    def sendmsg(self, buffers: Sequence[bytes]) -> int:
+        """Take as many as it takes."""
+        if isinstance(self._takes, OSError):
+            raise self._takes
+        self.sent = b"".join(buffers)[: self._takes]
+        return len(self.sent)
+
+
+@pytest.mark.parametrize("size", [0, 4, SLICE_BYTES, SLICE_BYTES * 2])
+def test_sent_at_once(size: int) -> None:
+    """What the kernel takes whole is all: nothing is left for a consumer."""
+    handle, body = Handle(1 << 30), BytesBody(b"b" * size)
+    assert body.send_now(cast(socket, handle), b"head") == b""
+    assert (body.is_sent, handle.sent) == (True, b"head" + b"b" * size)
+
+
+@pytest.mark.parametrize("size", [0, 4, SLICE_BYTES * 2])
+@pytest.mark.parametrize(
+    "takes", [0, 3, 4, 5, 7, BlockingIOError(), BrokenPipeError(), OSError(errno.ENOBUFS, "")]
+)
+def test_what_the_kernel_did_not_take(takes: int | OSError, size: int) -> None:
+    """The rest goes to the consumer, in order, and is followed until it is through."""
+    handle, body = Handle(takes), BytesBody(b"b" * size)
+    head_left = body.send_now(cast(socket, handle), b"head")
+    if isinstance(takes, int) and takes >= 4 + size:
+        assert (body.is_sent, head_left) == (True, b"")
+        return
+    assert not (body.is_sent and not head_left)
+    consumer, _, results = begin(body)
+    assert results == (
+        [] if size else [None]
+    )  # a next request must not overtake what the consumer holds
+    while consumer.producer is not None:
+        consumer.producer.resumeProducing()
+    assert handle.sent + head_left + b"".join(consumer.writes) == b"head" + b"b" * size
+    assert results == [None]

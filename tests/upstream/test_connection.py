@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -11,15 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import ISystemHandle
 from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
 from llmproxy.upstream.body import SLICE_BYTES, BytesBody
-from llmproxy.upstream.connection import MAX_FIELDS, MAX_HEAD_BYTES
+from llmproxy.upstream.connection import MAX_FIELDS, MAX_HEAD_BYTES, BackendConnection
 from llmproxy.upstream.response import UpstreamResponse
 from tests import recorded
 from tests.upstream.agent_contract import BAD_HEADS, BadHead
-from tests.upstream.memory import Asked, Rig
+from tests.upstream.memory import Asked, MemoryTransport, Rig
 from tests.upstream.receiver import Receiver
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -120,6 +123,43 @@ def test_answered_before_the_last_slice_was_passed_on(rig: Rig) -> None:
     line.say(PLAIN)
     assert asked.receive().end == "ResponseDone"
     assert line.transport.aborted
+
+
+@implementer(ISystemHandle)
+class SocketTransport(MemoryTransport):
+    """A transport in memory over a real socket, on which a connection may send directly."""
+
+    handle: socket.socket
+
+    def getHandle(self) -> socket.socket:
+        """Give the socket."""
+        return self.handle
+
+
+def test_nothing_overtakes_what_is_queued(rig: Rig) -> None:
+    """The kernel takes nothing; the backend answers early; the connection is not used again.
+
+    Was it, and had the kernel room again, the next request would land in the midst of this body.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        with suppress(BlockingIOError):
+            while ours.send(bytes(65536)):
+                pass
+        connection = BackendConnection(rig.pool)
+        transport = SocketTransport(rig.clock, connection)
+        transport.handle = ours
+        connection.makeConnection(transport)
+        rig.pool.add(connection)
+        asked = Asked(connection.send(b"POST", b"/", b"Host: b.test\r\n", BytesBody(b"body")))
+        transport.pull()
+        assert transport.value().endswith(b"\r\n\r\nbody")  # queued, as far as anybody knows
+        connection.dataReceived(PLAIN)
+        assert asked.receive().body == b"hello"
+        assert rig.pool.take() is None
+        assert transport.aborted
+        rig.turn()
 
 
 def test_stream_begins_before_the_request_was_sent(rig: Rig) -> None:
