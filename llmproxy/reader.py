@@ -25,7 +25,13 @@ from llmproxy.errors import (
     MethodNotAllowed,
     UriTooLong,
 )
-from llmproxy.wire.heads import Field, check_request_head, framing_head, split_target
+from llmproxy.wire.heads import (
+    Field,
+    behind_blank_line,
+    check_request_head,
+    framing_head,
+    split_target,
+)
 from llmproxy.wire.request_id import sane_request_id
 
 MAX_FIELDS = 100
@@ -34,7 +40,6 @@ MAX_LESSONS = 4
 _LONGEST_LENGTH = 15
 """So many digits may the length of a head have that repeats another, and no parser minds."""
 _DIGITS = re.compile(rb"[0-9]{1,15}(?![0-9])")
-_BLANK_LINE = b"\r\n\r\n"
 _EMPTY_LINES = re.compile(rb"[\r\n]{1,512}")
 """Fed to the parser as one: no message begins in them. They may stand before a head (RFC 9112,
 section 2.2), and one by one they would cost more than anything else that a client can send."""
@@ -219,7 +224,7 @@ class RequestReader:
     def _parse(self, data: bytes, at: int) -> int:
         """Feed the parser up to where a message may begin or end; give back where that is."""
         empty = None if self._raw else _EMPTY_LINES.match(data, at)
-        cut = _behind_blank_line(self._end, data, at) if empty is None else empty.end()
+        cut = behind_blank_line(self._end, data, at) if empty is None else empty.end()
         piece = data[at:cut]
         self._end = (self._end + piece[-3:])[-3:]
         if self._in_chunks:
@@ -330,26 +335,6 @@ class RequestReader:
             return  # only for the parser: the body is still to come
         self._in_chunks = False
         self._receiver.body_ended()
-
-
-def _behind_blank_line(before: bytes, data: bytes, at: int) -> int:
-    """Give where the bytes behind the next blank line begin, or the length if there is none.
-
-    Heads end with a blank line, and so do chunked bodies (RFC 9112, sections 2.1 and 7.1).
-
-    Args:
-        before: The up to three bytes before; the blank line may begin in them.
-        data: Where to look.
-        at: From where on.
-    """
-    if before.endswith(b"\r"):
-        found = (before + data[at : at + 3]).find(_BLANK_LINE)
-        if found >= 0:
-            return at + found + len(_BLANK_LINE) - len(before)
-    elif before.endswith(b"\r\n") and data.startswith(b"\r\n", at):
-        return at + 2
-    found = data.find(_BLANK_LINE, at)
-    return found + len(_BLANK_LINE) if found >= 0 else len(data)
 
 
 def _know(data: bytes, head: Head) -> _Known | None:

@@ -46,6 +46,7 @@ class EdgeRequest(server.Request):
 
     _log = Logger()
     channel: EdgeChannel  # type: ignore[assignment]
+    transport: Any
     site: EdgeSite
 
     def __init__(self, channel: EdgeChannel, site: EdgeSite, head: Head) -> None:
@@ -285,7 +286,7 @@ class EdgeRequest(server.Request):
             self.startedWriting = 1
             data = b"%b%b\r\n%b" % (self._head, self.channel.end_line(self), data)
         if data:
-            self.channel.write(data)
+            self.transport.write(data)
 
     def finish(self) -> None:
         """End the answer well."""

@@ -23,8 +23,23 @@ class ImmediateServer(Server):
 
     def write(self, data: bytes) -> None:
         """Write; see `ITransport.write`."""
-        if not self._queued and data:
-            data = self._send_now(data)
+        if (
+            data
+            and not self._queued
+            and self.connected
+            and not self.disconnecting
+            and not self._aborted
+        ):
+            try:
+                sent = self.socket.send(data)
+            except OSError:
+                # Full, or broken: the reactor's own turn finds out which, and tells who must know.
+                # Were the connection's loss told from here, the writer would hear of it inside its
+                # write.
+                sent = 0
+            if sent == len(data):
+                return
+            data = data[sent:]
         if data:
             self._queued = True
             super().write(data)
@@ -35,18 +50,6 @@ class ImmediateServer(Server):
             super().writeSequence(iovec)
         else:
             self.write(b"".join(iovec))
-
-    def _send_now(self, data: bytes) -> bytes:
-        """Send what the kernel takes; give back the rest."""
-        if not self.connected or self.disconnecting or self._aborted:
-            return data
-        try:
-            sent = self.socket.send(data)
-        except OSError:
-            # Full, or broken: the reactor's own turn finds out which, and tells who must know. Were
-            # the connection's loss told from here, the writer would hear of it inside its write.
-            return data
-        return data[sent:] if sent < len(data) else b""
 
     def doWrite(self) -> Any:
         """Send what is queued, when the reactor says that it can be."""

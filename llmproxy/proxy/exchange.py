@@ -9,6 +9,7 @@ that was taken.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from traceback import clear_frames
 from typing import Any
 
 import attrs
@@ -131,7 +132,8 @@ class Exchange:
         try:
             await self._serve()
             outcome = "ok"
-        except (ClientGone, CancelledError):
+        except (ClientGone, CancelledError) as left:
+            clear_frames(left.__traceback__)
             if self._meter is not None and self._meter.done:
                 outcome = "ok"  # many clients close at [DONE], before the last chunk is in
             else:
@@ -140,6 +142,7 @@ class Exchange:
             outcome = "timeout" if broken.timeout else "truncated"
             self._error_code = broken.code
         except GatewayError as error:
+            clear_frames(error.__traceback__)
             outcome = _outcome_of(error)
             self._answer(error)
         except Exception:  # noqa: BLE001 - the outermost edge of an exchange
@@ -219,7 +222,7 @@ class Exchange:
             except GatewayError as error:
                 self._release()
                 self._tried.append(TriedBackend(lease.backend.name, error.code))
-                failure = error
+                failure = error.with_traceback(None)  # its frames would hold the body
                 if not error.retryable or not path.backoff.allows(self.attempts):
                     raise
                 if not isinstance(error, ReusedConnectionDied):

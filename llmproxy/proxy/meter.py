@@ -206,6 +206,7 @@ class _StreamMeter:
         "_lines",
         "_shape",
         "_tally",
+        "_torn",
         "done",
     )
 
@@ -214,6 +215,7 @@ class _StreamMeter:
         self._shape = EventShape()
         self._last = b""
         self._first = True
+        self._torn = False  # the last piece ended in the midst of a line
         self._deltas = 0
         self._deeds = _Deeds()
         self._tally = UsageTally()
@@ -228,14 +230,15 @@ class _StreamMeter:
         return ends_at_event(self._last)
 
     def feed(self, piece: bytes) -> None:
-        self._last = piece if len(piece) >= LONGEST_BOUNDARY else self._last[-3:] + piece
-        lines = self._lines
-        if not lines.holding:
+        end = piece[-LONGEST_BOUNDARY:]  # not the piece, which may be as large as a read
+        self._last = end if len(end) == LONGEST_BOUNDARY else self._last[-3:] + end
+        if not self._torn:
             texts = self._shape.texts(piece)
             if texts >= 0:
                 self._deltas += texts
                 return
-        block = lines.feed(piece)
+        block = self._lines.feed(piece)
+        self._torn = self._lines.holding
         if block:
             self._watch(block)
 

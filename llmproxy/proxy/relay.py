@@ -69,7 +69,6 @@ class Relay(Protocol):
         self._last_piece_s = clock.seconds()
         self._paused = False
         self._ended = False
-        self._timeout_code = ""
         self._head_sent = False
         self.finished: Deferred[None] = Deferred(self._cancelled)
         self.bytes_out = 0

@@ -22,6 +22,7 @@ from twisted.internet.endpoints import (
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 from twisted.internet.interfaces import IAddress, IOpenSSLClientConnectionCreator
 from twisted.internet.protocol import Factory
+from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 from twisted.web.client import URI
 from twisted.web.http_headers import Headers
@@ -159,6 +160,10 @@ class BackendAgent:
         except _CONNECT_ERRORS as error:
             raise ConnectFailed from error
         self._pool.add(connection)
+        transport: Any = connection.transport
+        if isinstance(transport, Connection):
+            # The endpoint's wrapper has done what it was for; every read would go through it.
+            transport.protocol = connection
         ready = connection.ready
         if not ready.called and self._connect_timeout_s:
             left_s = self._connect_timeout_s - (self._reactor.seconds() - started_s)

@@ -28,7 +28,7 @@ from llmproxy.errors import (
 )
 from llmproxy.upstream.body import BytesBody
 from llmproxy.upstream.response import UpstreamResponse
-from llmproxy.wire.heads import check_response_head
+from llmproxy.wire.heads import behind_blank_line, check_response_head
 
 if TYPE_CHECKING:
     from llmproxy.upstream.pool import ConnectionPool
@@ -38,6 +38,11 @@ MAX_HEAD_BYTES = 64 * 1024
 its body, or after the last one: chunk extensions, trailers."""
 
 MAX_FIELDS = 200
+
+
+_PROTOCOL = b"HTTP/"
+_FINAL = tuple(b"HTTP/1.%d %d" % (minor, kind) for minor in (0, 1) for kind in (2, 3, 4, 5))
+_UNREADABLE = (httptools.HttpParserError, httptools.HttpParserUpgrade, BadResponse)
 
 
 @implementer(IHandshakeListener)
@@ -70,8 +75,9 @@ class BackendConnection(Protocol):
         self._fields: list[tuple[bytes, bytes]] = []
         self._phrase = b""
         self._quiet_bytes = 0
-        self._window = b""  # all that came since the request was sent, until the head is complete
-        self._interim = False
+        self._start = self._end = (
+            b""  # of the head that comes: its first bytes, and the last so far
+        )
         self._in_trailers = False
         self._framed = True
         self._complete = False
@@ -219,6 +225,9 @@ class BackendConnection(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Parse what came; give the receiver all of it at once."""
         state = self.state
+        if state == "body" and not self._aborted:
+            self._body_came(data)
+            return
         if self._aborted or state == "closed":
             return  # the transport may have had more in hand
         if state == "idle" and not data.strip(b"\r\n"):
@@ -229,12 +238,26 @@ class BackendConnection(Protocol):
             self.abort()
             return
         try:
-            if state == "body":
-                self._parser.feed_data(data)
-                self._note_progress(data, bool(self._pieces))
-            else:
-                self._feed_head(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade, BadResponse):
+            self._feed_head(data)
+        except _UNREADABLE:
+            if not self._complete:
+                self._break()
+                return
+            self._reusable = False
+        self._deliver()
+
+    def _body_came(self, data: bytes) -> None:
+        """Parse more of a body: what every token of a stream comes through."""
+        try:
+            self._parser.feed_data(data)
+            pieces = self._pieces
+            if len(pieces) == 1 and not self._complete:
+                self._quiet_bytes = 0
+                assert self._response is not None
+                self._response.body_received(pieces.pop())
+                return
+            self._note_progress(data, bool(pieces))
+        except _UNREADABLE:
             if not self._complete:
                 self._break()
                 return
@@ -247,22 +270,39 @@ class BackendConnection(Protocol):
         Raises:
             BadResponse: There is too much of it, or another protocol answers.
         """
-        if not self._heard:
-            self._heard = True
-            if not data.startswith(b"H"):
-                raise BadResponse  # the parser would take RTSP and ICE too
+        self._heard = True
         room = MAX_HEAD_BYTES - self._quiet_bytes
+        self._feed_heads(data[:room] if len(data) > room else data)
         if len(data) > room:
-            self._window += data[:room]
-            self._parser.feed_data(data[:room])
             if self._response is None:
                 raise BadResponse
-            data = data[room:]
-        self._window += data
-        self._parser.feed_data(data)
-        if self._response is not None:
-            self._window = b""
+            self._parser.feed_data(data[room:])
         self._note_progress(data, self._response is not None)
+
+    def _feed_heads(self, data: bytes) -> None:
+        """Feed head by head, so that the beginning of each is seen: RTSP and ICE are no answers.
+
+        Raises:
+            BadResponse: One begins otherwise than HTTP does.
+        """
+        at = 0
+        while at < len(data) and self._response is None:
+            cut = len(data)
+            if self._start:
+                cut = behind_blank_line(self._end, data, at)
+            elif data.startswith(_FINAL, at):
+                self._start = _PROTOCOL  # nearly all are: no interim answer comes before them
+            if len(self._start) < len(_PROTOCOL):
+                cut = behind_blank_line(self._end, data, at)
+                self._start = (self._start + data[at:cut])[: len(_PROTOCOL)]
+                if not _PROTOCOL.startswith(self._start):
+                    raise BadResponse
+            piece = data[at:cut]
+            self._end = (self._end + piece[-3:])[-3:]
+            self._parser.feed_data(piece)
+            at = cut
+        if at < len(data):
+            self._parser.feed_data(data[at:])
 
     def _note_progress(self, data: bytes, progress: bool) -> None:
         """Bound what is neither head nor body.
@@ -328,7 +368,7 @@ class BackendConnection(Protocol):
         """The answer is complete: the connection goes back, or away."""
         self._response = None
         self._fields, self._phrase, self._quiet_bytes = [], b"", 0
-        self._interim = False
+        self._start = self._end = b""
         self._in_trailers = False
         if self._reusable and self._sent and not self._aborted:
             self.state = "idle"
@@ -371,10 +411,7 @@ class BackendConnection(Protocol):
         status = self._parser.get_status_code()
         version = self._parser.get_http_version()
         check_response_head(version, status, self._fields, self._phrase)
-        if self._interim and b"\r\n\r\nHTTP/%b %d" % (version.encode(), status) not in self._window:
-            raise BadResponse  # RTSP or ICE, as above
         if status < 200:
-            self._interim = True
             return  # interim: swallowed (RFC 9110, section 15.2)
         self._in_trailers = True
         self._framed = status in (204, 304)
@@ -397,6 +434,7 @@ class BackendConnection(Protocol):
             return
         if self._response is None:
             self._fields, self._phrase = [], b""
+            self._start = self._end = b""
             return
         self._complete = True
         self._pieces_of_answer = len(self._pieces)

@@ -33,7 +33,14 @@ class ConnectionPool:
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<ConnectionPool idle={len(self._idle)} open={len(self._open)}>"
+        idle, open_ = self.counts
+        caps = f"at most {self._max_idle}, for {self._idle_s:g} s"
+        return f"<ConnectionPool idle={idle} ({caps}) open={open_}>"
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many connections are idle, and how many are open, these among them."""
+        return len(self._idle), len(self._open)
 
     def add(self, connection: BackendConnection) -> None:
         """Count a new connection."""

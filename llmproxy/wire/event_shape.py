@@ -7,8 +7,8 @@ comparing and counting, many times cheaper than looking for what else might be i
 
 Why the counting proves it: ``tail`` ends with the quote that opens the text, ``after`` begins with
 the one that closes it, and JSON escapes every quote inside a string. If each event of a block
-follows on the one before, has its parts, and no further unescaped quote, there is no room for
-another key. The module must not know what the texts are, or which keys matter.
+follows on the one before, has its parts, and no further line or unescaped quote, there is no room
+for another key. The module must not know what the texts are, or which keys matter.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import re
 from typing import Final
 
 _QUOTE: Final = b'"'
+_SIGNS: Final = b'"\n\r'
+"""Counted together, in one pass: the parts of an event have some, and nothing else may have any."""
 _BACKSLASH: Final = b"\\"
 _LONGEST_SHAPE: Final = 16 * 1024
 _SEAM_BYTES: Final = 8
@@ -30,12 +32,21 @@ MAX_LESSONS: Final = 8
 class EventShape:
     """The shape of the event that was learnt last; matches nothing before that."""
 
-    __slots__ = ("_after", "_before", "_head", "_joint", "_lessons", "_quotes", "_seam", "_tail")
+    __slots__ = (
+        "_after",
+        "_before",
+        "_head",
+        "_joint",
+        "_lessons",
+        "_seam",
+        "_signs",
+        "_tail",
+    )
 
     def __init__(self) -> None:
         self._before = self._head = self._tail = self._after = b""
         self._seam = self._joint = b""
-        self._quotes = self._lessons = 0
+        self._signs = self._lessons = 0
 
     def __repr__(self) -> str:
         return f"<EventShape {self._head!r} {self._tail!r} {self._after!r}>"
@@ -64,7 +75,7 @@ class EventShape:
             self._head, self._tail = _around_the_difference(before, self._before)
         self._before, self._after = before, after
         self._seam = (self._tail or before)[-_SEAM_BYTES:] + after
-        self._quotes = before.count(_QUOTE) + after.count(_QUOTE)
+        self._signs = len(before + after) - len((before + after).translate(None, _SIGNS))
         self._joint = after + self._head
 
     def run_end(self, block: bytes, start: int) -> int:
@@ -84,21 +95,21 @@ class EventShape:
         head = self._head
         if not head or not block.startswith(head) or not block.endswith(self._after):
             return -1
-        quotes = block.count(_QUOTE)
+        signs = len(block) - len(block.translate(None, _SIGNS))
         if _BACKSLASH in block:
             if b"\\\\" in block:
                 return -1  # whether a quote after them is escaped would have to be worked out
-            quotes -= block.count(b'\\"')
+            signs -= block.count(b'\\"')
         tail = self._tail
-        if quotes == self._quotes:
+        if signs == self._signs:
             if tail and tail not in block:
                 return -1
             self._lessons = 0
             return 0 if block.endswith(self._seam) else 1
-        events = block.count(self._joint) + 1
+        events = signs // self._signs
         if (
-            quotes != events * self._quotes
-            or block.count(head) != events
+            signs != events * self._signs
+            or block.count(self._joint) != events - 1
             or (tail and block.count(tail) != events)
         ):
             return -1

@@ -20,6 +20,7 @@ from llmproxy.errors import (
 
 Field = tuple[bytes, bytes]
 
+_BLANK_LINE = b"\r\n\r\n"
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _TARGET = re.compile(rb"[\x21\x22\x24-\x7e]+\Z")  # visible ASCII, without "#"
 _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/[^#]*|\?[^#]*)?\Z", re.IGNORECASE)
@@ -174,3 +175,23 @@ def check_response_head(
     # An interim answer has no body, whatever it says; the parser would believe it of most.
     if status < 200 and (lengths or codings) and status not in _INTERIM_OF_THE_PARSER:
         raise BadResponse
+
+
+def behind_blank_line(before: bytes, data: bytes, at: int) -> int:
+    """Give where the bytes behind the next blank line begin, or the length if there is none.
+
+    Heads end with a blank line, and so do chunked bodies (RFC 9112, sections 2.1 and 7.1).
+
+    Args:
+        before: The up to three bytes before; the blank line may begin in them.
+        data: Where to look.
+        at: From where on.
+    """
+    if before.endswith(b"\r"):
+        found = (before + data[at : at + 3]).find(_BLANK_LINE)
+        if found >= 0:
+            return at + found + len(_BLANK_LINE) - len(before)
+    elif before.endswith(b"\r\n") and data.startswith(b"\r\n", at):
+        return at + 2
+    found = data.find(_BLANK_LINE, at)
+    return found + len(_BLANK_LINE) if found >= 0 else len(data)

@@ -480,3 +480,41 @@ def test_long_stream_does_not_hold_its_prompt() -> None:
     holders = [one for one in gc.get_referrers(body) if one is not sys._getframe()]
     assert [one for one in holders if not inspect.isframe(one)] == []
     request.leave()
+
+
+class Body(bytes):
+    """A body that tells when it is gone."""
+
+    gone: list[bool]
+
+    def __del__(self) -> None:
+        self.gone.append(True)
+
+
+@pytest.mark.parametrize("ends", ["well", "refused", "left"])
+def test_no_error_keeps_the_body(ends: str) -> None:
+    """An error knows the frames that it came through; none of them outlives the exchange."""
+    rig, request = Rig(FakeRouter(ONE, TWO), Backoff(max_retries=1)), FakeRequest()
+    body = Body(b'{"model": "m"}')
+    gone: list[bool] = []
+    body.gone = gone
+    request.body = body
+    gc.disable()  # reference cycles would be found in the end, and much too late
+    try:
+        rig.begin(request)
+        sent_to(rig).answer.errback(ConnectFailed())
+        if ends == "well":
+            sent_to(rig, "two").answer.callback(FakeResponse(length=2))
+            response_body(rig, request)
+        elif ends == "refused":
+            sent_to(rig, "two").answer.errback(ConnectFailed())
+        else:
+            request.leave()
+        assert rig.conclusion().attempts == 2
+        request.body = b""
+        for upstream in rig.router.upstreams.values():
+            upstream.sent.clear()
+        del body
+        assert gone == [True]
+    finally:
+        gc.enable()

@@ -66,7 +66,7 @@ class UpstreamTestCase(TestCase):
 
     async def _emptied(self, pool: ConnectionPool) -> None:
         pool.close()
-        await self.until(lambda: repr(pool) == "<ConnectionPool idle=0 open=0>", repr(pool))
+        await self.until(lambda: pool.counts == (0, 0), repr(pool))
         gc.collect()  # an error that nobody took is logged now, and fails this test
 
     async def until(self, is_so: Callable[[], bool], what: str = "") -> None:

@@ -158,5 +158,5 @@ class Rig:
         """Close the pool; nothing may be left then."""
         self.pool.close()
         self.turn()
-        assert repr(self.pool) == "<ConnectionPool idle=0 open=0>"
+        assert self.pool.counts == (0, 0)
         assert self.clock.getDelayedCalls() == []
