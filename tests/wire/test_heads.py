@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llmproxy.errors import (
     BadRequest,
@@ -14,6 +16,7 @@ from llmproxy.errors import (
 )
 from llmproxy.wire.heads import (
     Field,
+    behind_blank_line,
     check_request_head,
     check_response_head,
     check_transfer_encoding,
@@ -214,3 +217,24 @@ def test_bad_response_heads(version: str, status: int, fields: list[Field]) -> N
     """A backend that breaks a rule is a bad one."""
     with pytest.raises(BadResponse):
         check_response_head(version, status, fields)
+
+
+@given(
+    parts=st.lists(st.sampled_from([b"\r\n", b"\r", b"\n", b"a", b"\r\n\r\n", b"0"]), max_size=12),
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12),
+)
+def test_behind_blank_line(parts: list[bytes], sizes: list[int]) -> None:
+    """A blank line ends a piece wherever it stands, however the bytes are cut before that."""
+    data = b"".join(parts)
+    ends = {at for at in range(4, len(data) + 1) if data[:at].endswith(b"\r\n\r\n")}
+    found, before, done = set(), b"", 0
+    for size in sizes * (len(data) + 1):
+        piece, at = data[done : done + size], 0
+        while at < len(piece):
+            cut = behind_blank_line(before, piece, at)
+            assert at < cut <= len(piece)
+            before = (before + piece[at:cut])[-3:]
+            found.add(done + cut)
+            at = cut
+        done += len(piece)
+    assert ends <= found
