@@ -82,12 +82,10 @@ class Pair:
     def __init__(self, settings: ServerTls, context: ssl.SSLContext, **more: Any) -> None:
         self.clock = Clock()
         self.above = Recorder()
-        factory: Any = Factory.forProtocol(lambda: self.above)
+        above: Any = Factory.forProtocol(lambda: self.above)
+        ours = ServerConnections(settings)
         self.factory: Any = EdgeTlsFactory(
-            ServerConnections(settings),
-            factory,
-            reactor=self.clock,
-            handshake_timeout_s=TIMEOUT_S,
+            ours, above, reactor=self.clock, handshake_timeout_s=TIMEOUT_S
         )
         self.connect()
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -95,19 +93,17 @@ class Pair:
 
     def connect(self) -> None:
         """Begin our side, as when a port accepts a connection."""
-        tls: Any = self.factory.buildProtocol(None)
-        self.tls: Any = tls
+        self.tls: Any = self.factory.buildProtocol(None)
         self.transport = StringTransport()
-        tls.makeConnection(self.transport)
+        self.tls.makeConnection(self.transport)
 
     def pump(self, size: int = 1 << 20) -> bool:
         """Carry what both sides have said, so many bytes at a time; tell whether it was any."""
         data = self._outgoing.read()
         for start in range(0, len(data), size):
             self.tls.dataReceived(data[start : start + size])
-        answered = self.transport.value()
+        self._incoming.write(answered := self.transport.value())
         self.transport.clear()
-        self._incoming.write(answered)
         return bool(data or answered)
 
     def shake_hands(self, size: int = 1 << 20) -> None:
@@ -482,15 +478,13 @@ class Sockets(TestCase):
         listeners = Listeners(self.reactor, ["127.0.0.1:0"], self.factory, " with TLS")
         listeners.privilegedStartService()
         self.addCleanup(lambda: Deferred.fromCoroutine(listeners.close()))
-        port: Any = listeners.ports[0]
-        self.number: int = port.getHost().port
+        self.number: int = listeners.ports[0].getHost().port  # type: ignore[attr-defined]
 
     def connect(self) -> ssl.SSLSocket:
         """Connect; in a thread, for it blocks."""
         sock = socket.create_connection(("127.0.0.1", self.number), 5)
-        return self.context.wrap_socket(
-            sock, server_hostname="127.0.0.1", suppress_ragged_eofs=False
-        )
+        named = {"server_hostname": "127.0.0.1", "suppress_ragged_eofs": False}
+        return self.context.wrap_socket(sock, **named)  # type: ignore[arg-type]
 
     async def connected(self) -> tuple[Peer, Any, ssl.SSLSocket]:
         """Connect and shake hands; give our protocol, its transport and the client."""
@@ -587,8 +581,7 @@ class Sockets(TestCase):
 
     async def test_port_scanners(self) -> None:
         """They come and go."""
-        told = await self._say(lambda client: client.shutdown(socket.SHUT_WR))
-        self.assertEqual(len(told), 1)
+        self.assertEqual(len(await self._say(lambda client: client.shutdown(socket.SHUT_WR))), 1)
 
     async def test_a_client_that_does_not_trust_us(self) -> None:
         """The log has its alert."""

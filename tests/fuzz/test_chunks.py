@@ -87,7 +87,6 @@ def test_what_a_client_sends(octets: bytes, cuts: list[int], at_once: bool, tls:
     assert edge_target.outcome(cut_at(octets, cuts), at_once=at_once, tls=tls) == wanted
 
 
-# BUG: see test_found.test_what_comes_early_is_read_first
 @given(octets=streams(REQUESTS, edge_target.TOKENS), cuts=CUTS, seed=st.integers(0, 1000))
 @example(octets=get("/1") + post(b"abc"), cuts=list(range(1, 400)), seed=14)
 @settings(max_examples=100)
@@ -99,7 +98,6 @@ def test_what_a_client_sends_that_takes_its_time(octets: bytes, cuts: list[int],
     assert edge_target.outcome(cut_at(octets, cuts), at_once=at_once, pace=pace) == wanted
 
 
-# BUG: see test_found.test_blank_line_after_an_answer
 @given(
     parts=st.lists(
         st.tuples(

@@ -15,8 +15,8 @@ from tests.raw_requests import CHUNKED
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
-# BUG: what came while an answer was made is overtaken by what comes after it, if the client's side
-# of the connection is full just then.
+# Once: what came while an answer was made was overtaken by what came after it, if the client's
+# side of the connection was full just then.
 def test_what_comes_early_is_read_first() -> None:
     """A client that pipelines and takes nothing for a while: its bytes keep their order."""
     with Edge(ignore) as edge:
@@ -34,7 +34,7 @@ def test_what_comes_early_is_read_first() -> None:
         assert edge.refused == []
 
 
-# BUG: a body over its limit is refused from within the parser; what the same read holds beyond is
+# Once: a body over its limit is refused from within the parser; what the same read holds beyond is
 # parsed, and answered after the last answer.
 @pytest.mark.parametrize(
     "rest",
@@ -53,7 +53,7 @@ def test_nothing_follows_the_last_answer(rest: bytes) -> None:
         assert client.connection.lost
 
 
-# BUG: the bound of a head counts the request line and the fields apart when they come in one read,
+# Once: the bound of a head counts the request line and the fields apart when they come in one read,
 # together when they come in several.
 def test_the_bound_of_a_head_does_not_depend_on_the_cutting() -> None:
     """The same head is taken, or is not, however it comes."""
@@ -66,7 +66,7 @@ def test_the_bound_of_a_head_does_not_depend_on_the_cutting() -> None:
     assert statuses[0] == statuses[1]
 
 
-# BUG: the parser swallows blank lines after an answer; the idle connection takes them for unasked.
+# Once: the parser swallows blank lines after an answer; the idle connection takes them for unasked.
 def test_blank_line_after_an_answer() -> None:
     """Whether the connection is used again does not depend on how the blank line comes."""
     answer = OK + b"Content-Length: 2\r\n\r\nok"
@@ -74,7 +74,7 @@ def test_blank_line_after_an_answer() -> None:
     assert exchanged([("GET", [answer, b"\r\n"])], at_once=True) == whole
 
 
-# BUG: only the first byte of all that a backend says is held to be an "H".
+# Once: only the first byte of all that a backend says is held to be an "H".
 @pytest.mark.parametrize("protocol", [b"RTSP/1.0", b"ICE/1.0"])
 def test_another_protocol_after_an_interim_answer(protocol: bytes) -> None:
     """The parser takes it for HTTP/1.0; it is refused there as it is without the interim answer."""
@@ -84,7 +84,7 @@ def test_another_protocol_after_an_interim_answer(protocol: bytes) -> None:
         assert told.end == "BadResponse"
 
 
-# BUG: a byte order mark is left out at the beginning of every block, not of the stream alone; and
+# Once: a byte order mark is left out at the beginning of every block, not of the stream alone; and
 # white space in the meter's patterns spans lines.
 @pytest.mark.parametrize(
     "reads",

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import ISystemHandle
 from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
@@ -557,84 +557,3 @@ def test_paused_at_the_last_piece(rig: Rig) -> None:
     assert receiver.end == "ResponseDone"
     assert rig.pool.counts == (1, 1)
     assert not line.transport.paused
-
-
-# the connection's end
-
-
-@pytest.mark.parametrize(
-    ("before", "error"),
-    [
-        (b"", "ConnectionDied"),
-        (b"HTTP/1.1 2", "ConnectionDied"),
-        (b"HTTP/1.1 100 Continue\r\n\r\n", "ConnectionDied"),
-    ],
-)
-@pytest.mark.parametrize("reason", [ConnectionDone(), ConnectionLost()])
-def test_fresh_connection_dies(rig: Rig, before: bytes, error: str, reason: Exception) -> None:
-    """It may have accepted the request: no other try."""
-    line = rig.line()
-    asked = line.ask()
-    if before:
-        line.say(before)
-    line.transport.lose(reason)
-    assert asked.error == error
-
-
-@pytest.mark.parametrize(
-    ("before", "error"),
-    [
-        (b"", "ReusedConnectionDied"),
-        (b"H", "ConnectionDied"),
-        (b"HTTP/1.1 100 Continue\r\n\r\n", "ConnectionDied"),
-    ],
-)
-def test_reused_connection_dies(rig: Rig, before: bytes, error: str) -> None:
-    """With no byte back, it was most likely closed before the request reached it."""
-    line = rig.idle_line()
-    assert rig.pool.take() is line.connection
-    asked = line.ask()
-    if before:
-        line.say(before)
-    line.transport.lose(ConnectionDone())
-    assert asked.error == error
-
-
-@pytest.mark.parametrize(
-    ("head", "reason", "end"),
-    [
-        (OK + b"\r\n", ConnectionDone(), "PotentialDataLoss"),
-        (OK + b"\r\n", ConnectionLost(), "ResponseFailed"),
-        (OK + b"Content-Length: 9\r\n\r\n", ConnectionDone(), "ResponseFailed"),
-        (CHUNKED, ConnectionDone(), "ResponseFailed"),
-    ],
-)
-def test_dies_in_the_body(rig: Rig, head: bytes, reason: Exception, end: str) -> None:
-    """Only a body without framing may end so, and only by an orderly close."""
-    line = rig.line()
-    asked = line.ask()
-    line.say(head + (b"3\r\nabc\r\n" if head is CHUNKED else b"abc"))
-    receiver = asked.receive()
-    line.transport.lose(reason)
-    assert (receiver.body, receiver.end) == (b"abc", end)
-
-
-def test_cut_by_us_without_framing(rig: Rig) -> None:
-    """A body that we cut ourselves is not whole, whatever its framing."""
-    line = rig.line()
-    asked = line.ask()
-    line.say(OK + b"\r\nabc")
-    receiver = asked.receive()
-    line.connection.abort()
-    rig.turn()
-    assert receiver.end == "ResponseFailed"
-
-
-def test_cut_twice(rig: Rig) -> None:
-    """The second time changes nothing."""
-    line = rig.line()
-    asked = line.ask()
-    line.connection.abort()
-    line.connection.abort()
-    rig.turn()
-    assert asked.error == "ConnectionDied"
