@@ -225,9 +225,6 @@ class BackendConnection(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Parse what came; give the receiver all of it at once."""
         state = self.state
-        if state == "body" and not self._aborted:
-            self._body_came(data)
-            return
         if self._aborted or state == "closed":
             return  # the transport may have had more in hand
         if state == "idle" and not data.strip(b"\r\n"):
@@ -238,25 +235,18 @@ class BackendConnection(Protocol):
             self.abort()
             return
         try:
-            self._feed_head(data)
-        except _UNREADABLE:
-            if not self._complete:
-                self._break()
-                return
-            self._reusable = False
-        self._deliver()
-
-    def _body_came(self, data: bytes) -> None:
-        """Parse more of a body: what every token of a stream comes through."""
-        try:
-            self._parser.feed_data(data)
-            pieces = self._pieces
-            if len(pieces) == 1 and not self._complete:
-                self._quiet_bytes = 0
-                assert self._response is not None
-                self._response.body_received(pieces.pop())
-                return
-            self._note_progress(data, bool(pieces))
+            if state == "body":
+                self._parser.feed_data(data)
+                pieces = self._pieces
+                if len(pieces) == 1 and not self._complete:
+                    # What every token of a stream comes through.
+                    self._quiet_bytes = 0
+                    assert self._response is not None
+                    self._response.body_received(pieces.pop())
+                    return
+                self._note_progress(data, bool(pieces))
+            else:
+                self._feed_head(data)
         except _UNREADABLE:
             if not self._complete:
                 self._break()
