@@ -158,19 +158,46 @@ def nginx(folder: Path, model_port: int, certificate: Certificate | None) -> Ite
 
 
 @contextmanager
-def llmproxy(folder: Path, model_port: int, certificate: Certificate | None) -> Iterator[Running]:
+def llmproxy(
+    folder: Path, model_port: int, certificate: Certificate | None, *, is_open: bool = False
+) -> Iterator[Running]:
     """Run LLMProxy, all its features on, in front of the model server.
 
     Args:
         folder: Where its configuration and logs go.
         model_port: The model server's port.
         certificate: For TLS; None: without.
+        is_open: Whether everybody may use it, as much as they like: no keys, limits and quotas.
 
     Raises:
         CannotStart: It did not answer.
     """
     port = free_port()
-    keys = [{"key": KEY, "name": "benchmark", "user_id": "benchmark"}]
+    key = {"key": KEY, "name": "benchmark", "user_id": "benchmark"}
+    # Every limit there is, each too high to be met.
+    limits = {
+        "requests_per_second": 1_000_000,
+        "requests_per_minute": 60_000_000,
+        "tokens_per_minute": 1_000_000_000_000,
+        "max_concurrent": 1_000_000,
+    }
+    entitled: dict[str, Any] = {
+        "auth": {
+            "pipeline": [
+                {
+                    "name": "static",
+                    "type": "static",
+                    "static": {"keys": [{**key, "total_quota": 1_000_000_000_000_000}]},
+                }
+            ]
+        },
+        "rate_limit": {
+            "global": limits,
+            "per_key": limits,
+            "per_model": {"bench-model": limits},
+        },
+        "admin": {"db_path": str(folder / "llmproxy.db")},
+    }
     server: dict[str, Any] = {"listen": f"127.0.0.1:{port}", "max_connections": 20000}
     if certificate:
         server["tls"] = {
@@ -181,7 +208,7 @@ def llmproxy(folder: Path, model_port: int, certificate: Certificate | None) -> 
     config = {
         "server": server,
         "backends": [{"name": "model", "url": f"http://127.0.0.1:{model_port}"}],
-        "auth": {"pipeline": [{"name": "static", "type": "static", "static": {"keys": keys}}]},
+        **({"auth": {"enabled": False}} if is_open else entitled),
         "health_check": {"enabled": True},
         "log": {"output": "file", "file": {"path": str(folder / "error.log")}},
         "logging": {"access": {"output": "file", "path": str(folder / "access.log")}},
@@ -192,7 +219,9 @@ def llmproxy(folder: Path, model_port: int, certificate: Certificate | None) -> 
     command = [str(twistd) if twistd.exists() else "twistd", "-n", "--pidfile="]
     command += ["llmproxy", "--config", str(file)]
     # Every answer's token counts must have been read: metering is part of what is measured.
-    subject = Running("LLMProxy", port, 0, folder, log_mark=b"(exact)")
+    subject = Running(
+        "LLMProxy-open" if is_open else "LLMProxy", port, 0, folder, log_mark=b"(exact)"
+    )
     with started(subject, command, tls=certificate is not None) as running:
         yield running
 

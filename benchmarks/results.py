@@ -9,6 +9,9 @@ from benchmarks.measure import Measured
 
 OURS, PEER, DIRECT = "LLMProxy", "nginx", "direct"
 
+OPEN = "LLMProxy-open"
+"""LLMProxy without keys, limits and quotas: what these cost is the difference."""
+
 
 class IdleMemory(msgspec.Struct):
     """Memory of a gateway that has relayed one request and idles.

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -16,14 +17,18 @@ from benchmarks.certificate import Certificate, make_certificate
 from benchmarks.gateways import CannotStart, Running
 from benchmarks.measure import LoadFailed, Measured, measure
 from benchmarks.processes import memory
-from benchmarks.results import DIRECT, OURS, PEER, IdleMemory, Results
+from benchmarks.results import DIRECT, OPEN, OURS, PEER, IdleMemory, Results
 from benchmarks.toolchain import Tools
 from benchmarks.workloads import Workload, batches
 
 Say = Callable[[str], None]
 Start = Callable[[Path, int, Certificate | None], AbstractContextManager[Running]]
 
-GATEWAYS: dict[str, Start] = {PEER: gateways.nginx, OURS: gateways.llmproxy}
+GATEWAYS: dict[str, Start] = {
+    PEER: gateways.nginx,
+    OURS: gateways.llmproxy,
+    OPEN: partial(gateways.llmproxy, is_open=True),
+}
 _WARM_UP_S = 0.5
 _SETTLE_S = 1.0
 

@@ -1,7 +1,7 @@
-"""The operator's tool: ``llmproxy check-config FILE``, ``llmproxy --version``.
+"""The operator's tool: ``llmproxy check-config FILE``, ``llmproxy keys``, ``llmproxy --version``.
 
-Commands only talk: they parse arguments, call the rooms below and print. What nobody expected shows
-its traceback.
+Commands only talk: they parse arguments, call the rooms below and print. Those that ask a running
+daemon are in ``commands``. What nobody expected shows its traceback.
 """
 
 from __future__ import annotations
@@ -9,12 +9,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import attrs
 import click
 
 from llmproxy import __version__
+from llmproxy.commands.backends import backends
+from llmproxy.commands.key_transfer import export, import_keys, sync
+from llmproxy.commands.keys import keys
+from llmproxy.commands.usage import usage
 from llmproxy.config.keys import static_keys
 from llmproxy.config.load import load_config
 from llmproxy.config.model import Config
+from llmproxy.config.model_stores import RateLimit
 from llmproxy.errors import ConfigError
 
 
@@ -25,6 +31,13 @@ def main() -> None:
 
     The daemon itself is started with: twistd -n llmproxy --config FILE
     """
+
+
+main.add_command(keys)
+for transfer in (export, import_keys, sync):
+    keys.add_command(transfer)
+main.add_command(usage)
+main.add_command(backends)
 
 
 @main.command("check-config")
@@ -57,8 +70,39 @@ def summary(config: Config) -> Iterator[str]:
         yield f"backend {backend.name}: {backend.url} (models: {models})"
     models = ", ".join(model.id for model in config.models)
     yield f"models: {models or 'as the backends list them'}"
-    if config.auth.enabled:
-        count = sum(1 for _ in static_keys(config))
-        yield f"authentication: {count} key{'' if count == 1 else 's'}"
-    else:
-        yield "authentication: off, everybody may use it"
+    yield f"authentication: {_sources(config)}"
+    yield from _limits(config.rate_limit)
+    admin = config.admin
+    yield f"admin API: {f'listens on {admin.listen}' if admin.enabled else 'off'}"
+
+
+def _sources(config: Config) -> str:
+    """Name where keys are known, in the order in which they are asked."""
+    if not config.auth.enabled:
+        return "off, everybody may use it"
+    count = sum(1 for _ in static_keys(config))
+    static = f"static: {count} key{'' if count == 1 else 's'}"
+    others = [one for one in config.auth.pipeline if one.type != "static"]
+    sources = [*([static] if count else []), *(f"{one.name} ({one.type})" for one in others)]
+    all_of = "all of " if config.auth.mode == "all" and len(sources) > 1 else ""
+    return all_of + ", ".join(sources)
+
+
+def _limits(settings: RateLimit) -> Iterator[str]:
+    """Say which limits are set, one line for each scope that has some."""
+    place = f"in redis {settings.redis}" if settings.storage == "redis" else "in memory"
+    if not settings.enabled:
+        yield f"limits: off (quotas are counted {place})"
+        return
+    scopes = {"of all requests": settings.global_, "of each key": settings.per_key}
+    scopes |= {f"of {model}": limits for model, limits in settings.per_model.items()}
+    texts = {
+        scope: ", ".join(f"{name} {value}" for name, value in attrs.asdict(limits).items() if value)
+        for scope, limits in scopes.items()
+    }
+    if not any(texts.values()):
+        yield f"limits: none but those of keys (counted {place})"
+        return
+    for scope, text in texts.items():
+        if text:
+            yield f"limits {scope} (counted {place}): {text}"

@@ -7,6 +7,7 @@ status decides), except where the status itself invites a retry.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import ClassVar
 
 import attrs
@@ -53,6 +54,22 @@ class ClientGone(LLMProxyError):
     """The client closed its connection; whatever runs for it ends."""
 
 
+class StoreUnavailable(LLMProxyError):
+    """A database, cache or service that we ask is down, slow, or gave nonsense; try again later."""
+
+
+class MalformedRecord(StoreUnavailable):
+    """What a source says of a key restricts it, and cannot be read; the key cannot be judged."""
+
+
+class RedisReplyError(LLMProxyError):
+    """Redis answered with an error, such as WRONGTYPE; the message is its own."""
+
+
+class KeyExists(LLMProxyError):
+    """The key store has that key, or that id, already."""
+
+
 class RelayBroken(LLMProxyError):
     """The answer broke off after its head was accepted; there is no retry from here.
 
@@ -82,7 +99,7 @@ class GatewayError(LLMProxyError):
         headers: Further fields of the answer.
     """
 
-    status: ClassVar[int] = 500
+    status: int = 500
     type: ClassVar[str] = "server_error"
     code: ClassVar[str] = "internal_error"
     message: ClassVar[str] = "The gateway met an internal error."
@@ -95,13 +112,24 @@ class GatewayError(LLMProxyError):
         message: str = "",
         *,
         param: str | None = None,
-        retry_after_s: int | None = None,
+        retry_after_s: float | None = None,
         headers: tuple[tuple[bytes, bytes], ...] = (),
     ) -> None:
         super().__init__(message or self.message)
         self.param = param
-        self.retry_after_s = self.default_retry_after_s if retry_after_s is None else retry_after_s
+        self.retry_after_s: float | None = (
+            self.default_retry_after_s if retry_after_s is None else retry_after_s
+        )
         self.headers = headers
+
+    def restated(self, status: int | None, message: str) -> GatewayError:
+        """Give the same error with another status or message, if they are given."""
+        restated = copy(self)
+        if message:
+            restated.args = (message,)
+        if status is not None:
+            restated.status = status
+        return restated
 
 
 class InternalError(GatewayError):
@@ -177,6 +205,13 @@ class KeyDisabled(PermissionDenied):
     message = "This API key is disabled."
 
 
+class KeyNotStarted(PermissionDenied):
+    """The key's life has not begun."""
+
+    code = "key_not_started"
+    message = "This API key is not valid yet."
+
+
 class KeyExpired(PermissionDenied):
     """The key's life is over."""
 
@@ -196,6 +231,40 @@ class ModelNotAllowed(PermissionDenied):
 
     code = "model_not_allowed"
     message = "This API key may not use the requested model."
+
+
+# 402, 429: how much
+
+
+class QuotaExceeded(GatewayError):
+    """The budget is spent. Not 429: clients try that again for ever."""
+
+    status = 402
+    type = "insufficient_quota"
+    code = "quota_exceeded"
+    message = "The budget of this API key is spent."
+
+
+class RateLimited(GatewayError):
+    """Too much at once; ``retry_after_s`` says when it may be tried again."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+    message = "Too many requests at the moment. Please try again later."
+    default_retry_after_s = 1
+
+
+class QuotaReserved(RateLimited):
+    """The budget is not spent, but running requests hold all that is left of it."""
+
+    message = "Running requests hold what is left of this key's budget. Please try again later."
+
+
+class TooManyFailures(RateLimited):
+    """Too many unknown keys from that address; no more of them are looked up for a while."""
+
+    message = "Too many unknown API keys from this address. Please try again later."
 
 
 # 404, 405, 408, 413, 414, 417, 431, 508: where and how
@@ -373,6 +442,26 @@ class MemoryBudgetSpent(GatewayError):
     message = "The gateway holds as many request bodies as it may."
     close = True
     default_retry_after_s = 1
+
+
+class AuthUnavailable(GatewayError):
+    """A source of keys cannot be asked, and what it said of this key is too old to hold."""
+
+    status = 503
+    type = "overloaded_error"
+    code = "auth_unavailable"
+    message = "The API key cannot be checked now."
+    default_retry_after_s = 2
+
+
+class LimitsUnavailable(GatewayError):
+    """Where limits are counted cannot be asked, and ``on_storage_failure`` is ``deny``."""
+
+    status = 503
+    type = "overloaded_error"
+    code = "limits_unavailable"
+    message = "The limits of this gateway cannot be checked now."
+    default_retry_after_s = 2
 
 
 class Draining(GatewayError):

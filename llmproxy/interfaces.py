@@ -6,7 +6,7 @@ Implementations live in the rooms above and are handed to their users by constru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from twisted.web.iweb import IResponse
@@ -16,13 +16,18 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.web.iweb import IBodyProducer
 
+    from llmproxy.entitlements import Quota, Standing
+    from llmproxy.key_records import KeyDraft, KeyFilter, KeyRecord, StoredKey, SyncCounts
     from llmproxy.values import Backend as BackendIdentity
     from llmproxy.values import (
         BackendStatus,
+        Demand,
         ModelCard,
         ModelRoute,
         Principal,
+        UsageFilter,
         UsageRecord,
+        UsageTotal,
     )
 
 
@@ -115,9 +120,195 @@ class IAuthenticator(Interface):
             client_ip: Where it calls from.
 
         Returns:
-            A Deferred of the principal; it fails with `InvalidApiKey`, `KeyDisabled`, `KeyExpired`
-            or `IpNotAllowed`. Cancelling it leaves the verdict unknown.
+            A Deferred of the principal; it fails with `InvalidApiKey`, `KeyDisabled`,
+            `KeyNotStarted`, `KeyExpired`, `IpNotAllowed`, `QuotaExceeded` (the source says so),
+            `TooManyFailures` or `AuthUnavailable`. Cancelling it leaves the verdict unknown.
         """
+
+
+class IKeySource(Interface):
+    """Knows keys: one place where their records are."""
+
+    name: str = Attribute("As the configuration calls it.")
+
+    def find(credential: str) -> Deferred[KeyRecord | None]:
+        """Look a key up.
+
+        Args:
+            credential: What the client sent; not empty, ASCII, at most 4096 characters.
+
+        Returns:
+            A Deferred of what is known of it; of None when it is not known. It fails with
+            `StoreUnavailable` when that cannot be said. Cancelling it ends the look-up.
+        """
+
+
+class IKeyStore(Interface):
+    """The keys that the admin API keeps. All of it fails with `StoreUnavailable`."""
+
+    def create(draft: KeyDraft) -> Deferred[StoredKey]:
+        """Store a new key; fails with `KeyExists`."""
+
+    def get(key_id: str) -> Deferred[StoredKey | None]:
+        """Give a key by its id."""
+
+    def identify(key: str) -> Deferred[StoredKey | None]:
+        """Give a key by the key itself."""
+
+    def update(key_id: str, change: Callable[[KeyRecord], KeyRecord]) -> Deferred[StoredKey | None]:
+        """Change a key, in one transaction; None when there is none.
+
+        Args:
+            key_id: Which.
+            change: Makes the new record of the old one; runs in another thread, the id stays.
+        """
+
+    def delete(key_id: str) -> Deferred[bool]:
+        """Delete a key; says whether there was one."""
+
+    def list(wanted: KeyFilter) -> Deferred[tuple[Sequence[StoredKey], int]]:
+        """Give a page of the keys, and how many there are on all pages."""
+
+    def sync(drafts: Sequence[KeyDraft], full: bool) -> Deferred[SyncCounts]:
+        """Make the stored keys what the drafts say, all or nothing.
+
+        A draft is of a stored key when their keys (or, with a given id, their ids) are the same;
+        that one is replaced, its id and creation time kept. Fails with `KeyExists` when two drafts
+        are of the same key.
+
+        Args:
+            drafts: The keys.
+            full: Whether all other keys are deleted.
+        """
+
+
+class ICounterStore(Interface):
+    """Counters that outlive the process. All of it fails with `StoreUnavailable`."""
+
+    def begin_quota_use(
+        starts: Mapping[str, tuple[int, int]],
+    ) -> Deferred[Mapping[str, tuple[int, int]]]:
+        """Begin to count the use of quotas where there is no counter yet; change no other.
+
+        Args:
+            starts: By key id: the start of the period, as in `add_quota_use`, and the tokens from
+                which counting starts.
+
+        Returns:
+            A Deferred of the same mapping with the period that stands, which may be an older or a
+            later one, and all its tokens.
+        """
+
+    def add_quota_use(
+        uses: Mapping[str, tuple[int, int]],
+    ) -> Deferred[Mapping[str, tuple[int, int]]]:
+        """Add what was used of quotas, and say what is used now, by all processes.
+
+        Args:
+            uses: By key id: the start of the period (seconds since the epoch, 0 for ``never``), and
+                the tokens, which may be 0 or negative. Of two periods the later one stands, and
+                counting in it starts at 0.
+
+        Returns:
+            A Deferred of the same mapping with the period that stands and all its tokens.
+        """
+
+    def set_quota_use(key_id: str, period_start_s: int, tokens: int) -> Deferred[None]:
+        """Set what is used of a quota in a period, whatever stood there."""
+
+    def add_usage(totals: Mapping[tuple[str, str, str, str], UsageTotal]) -> Deferred[None]:
+        """Add to the daily totals, by day (``YYYY-MM-DD``, UTC), key id, user id and model."""
+
+    def usage(
+        wanted: UsageFilter,
+    ) -> Deferred[Sequence[tuple[Mapping[str, str], UsageTotal]]]:
+        """Give totals, each with the values of ``wanted.group_by``, ordered by them."""
+
+
+class IUsageTotals(Interface):
+    """What was used, added up by day, key, user and model."""
+
+    def usage(
+        wanted: UsageFilter,
+    ) -> Deferred[Sequence[tuple[Mapping[str, str], UsageTotal]]]:
+        """Give totals, each with the values of ``wanted.group_by``, ordered by them.
+
+        All that was reported until now is in them. Fails with `StoreUnavailable`.
+        """
+
+
+class IDatabase(Interface):
+    """One SQL database."""
+
+    marker: str = Attribute("What stands for a parameter in its statements: ``?`` or ``%s``.")
+    quote: str = Attribute(
+        "What stands on both sides of an identifier: a double quote or backtick."
+    )
+
+    def query(statement: str, parameters: Sequence[Any]) -> Deferred[Sequence[Sequence[Any]]]:
+        """Ask, with bound parameters.
+
+        Returns:
+            A Deferred of the rows; it fails with `StoreUnavailable`, also when there is no answer
+            in the configured time. Cancelling it leaves the answer unread.
+        """
+
+
+class IRedis(Interface):
+    """One Redis server."""
+
+    def call(*words: bytes | str | int) -> Deferred[Any]:
+        """Send a command.
+
+        Returns:
+            A Deferred of the reply: bytes, int, None, or a list of these. It fails at once with
+            `StoreUnavailable` while there is no connection, and when no reply comes in time; with
+            `RedisReplyError` when the reply is an error.
+        """
+
+    def run_script(
+        script: str, keys: Sequence[bytes | str], arguments: Sequence[bytes | str | int]
+    ) -> Deferred[Any]:
+        """Run a Lua script, atomically; it is sent once and then named by its digest.
+
+        Returns:
+            As `call`.
+        """
+
+
+class IGrant(Interface):
+    """What one request was given by the limits, until it is settled."""
+
+    def settle(tokens: int) -> None:
+        """Give back all that was lent, and count the tokens really used; exactly once.
+
+        Never raises; what cannot be written now is written later.
+        """
+
+
+class ILimiter(Interface):
+    """Holds requests to rates, numbers at once, and budgets."""
+
+    def acquire(demand: Demand) -> Deferred[IGrant]:
+        """Take a request's share of everything that limits it: all or nothing.
+
+        Returns:
+            A Deferred of the grant, which must be settled. It fails with `RateLimited`,
+            `QuotaReserved`, `QuotaExceeded` or `LimitsUnavailable`, and then nothing stays taken.
+            Cancelling it gives everything back.
+        """
+
+    def standing(principal: Principal) -> Deferred[Standing]:
+        """Say how a key stands; fails with `StoreUnavailable`."""
+
+    def quota_used(quotas: Mapping[str, Quota]) -> Deferred[Mapping[str, int]]:
+        """Say by key id how many tokens are used in the running period.
+
+        Fails with `StoreUnavailable`.
+        """
+
+    def set_quota_used(key_id: str, quota: Quota, tokens: int) -> Deferred[None]:
+        """Set what is used of a quota in the running period; fails with `StoreUnavailable`."""
 
 
 class ICandidate(Interface):
@@ -210,6 +401,24 @@ class IBackendStatuses(Interface):
 
     def statuses() -> Sequence[BackendStatus]:
         """List them in the order of the configuration."""
+
+
+class IBackendControl(Interface):
+    """What an administrator may do with backends."""
+
+    def drain(name: str) -> None:
+        """Give a backend no further requests; those that run go on.
+
+        Raises:
+            KeyError: There is none of that name.
+        """
+
+    def enable(name: str) -> None:
+        """Undo `drain`.
+
+        Raises:
+            KeyError: There is none of that name.
+        """
 
 
 class IHealthSink(Interface):

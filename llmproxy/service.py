@@ -7,18 +7,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from random import SystemRandom
 from typing import Any, NoReturn, TextIO
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IProtocolFactory
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
 from llmproxy import __version__
 from llmproxy.auth.credentials import CredentialReader
-from llmproxy.auth.pipeline import from_config
+from llmproxy.auth.throttle import FailureThrottle
 from llmproxy.backends.directory import BackendDirectory
 from llmproxy.backends.identity import make_backend
 from llmproxy.backends.model_lists import ModelLists
@@ -38,6 +40,7 @@ from llmproxy.proxy.budget import ByteBudget
 from llmproxy.proxy.exchange import DataPath, Exchange
 from llmproxy.resources.records import record_of, record_of_refusal
 from llmproxy.resources.root import CrossOrigin, make_root
+from llmproxy.rights import Rights
 from llmproxy.site import EdgeRequest, EdgeSite
 from llmproxy.timeouts import Timeouts
 from llmproxy.upstream.body import BytesBody
@@ -46,6 +49,9 @@ from llmproxy.values import Backend
 from llmproxy.wire.backoff import Backoff
 from llmproxy.wire.fields import FieldRules
 from llmproxy.wire.forwarded import TrustedProxies
+
+ADMIN_CONNECTIONS = 256
+"""Open connections of administrators; more are closed."""
 
 
 class Gateway(MultiService):
@@ -60,9 +66,11 @@ class Gateway(MultiService):
         ConfigError: A file that the configuration names cannot be used.
 
     Attributes:
+        rights: Who may do what.
         listeners: What it listens on.
         directory: Its backends.
         site: Its client connections.
+        admin_site: Its administrators' connections; None when nobody administers it so.
         data_path: Its exchanges.
         lifecycle: Its end.
     """
@@ -138,16 +146,20 @@ class Gateway(MultiService):
             credential_names=credentials.header_names_lower,
         )
         running: set[Exchange] = set()
+        with _blaming("admin.db_path"):
+            self.rights = rights = Rights(config, reactor, running)
+        reporters.append(rights.totals)
+        budget = ByteBudget(server.max_inflight_bytes)
         admission = Admission(
-            authenticator=from_config(
-                config.auth, config.api_keys, secret=os.urandom(32), now=time.time
-            ),
+            authenticator=rights.authenticator,
             read_credential=credentials.read,
             router=self.directory,
             rules=rules,
-            budget=ByteBudget(server.max_inflight_bytes),
+            budget=budget,
             max_body_bytes=server.max_body_size,
             is_draining=lambda: self.lifecycle.is_draining(),
+            limiter=rights.limiter,
+            restate=rights.restate,
         )
 
         # The data path.
@@ -183,16 +195,8 @@ class Gateway(MultiService):
             if access_log is not None:
                 access_log.report(record_of_refusal(error, client_ip, request_id, time.time()))
 
-        self.site = EdgeSite(
-            make_root(
-                identify=admission.identify,
-                begin=self.data_path.begin,
-                catalog=self.directory,
-                backends=self.directory,
-                is_draining=lambda: self.lifecycle.is_draining(),
-                cors=cors,
-                open_paths=config.auth.skip_paths,
-            ),
+        make_site = partial(
+            EdgeSite,
             reactor=reactor,
             limits=EdgeLimits(
                 max_header_bytes=server.max_header_bytes,
@@ -201,13 +205,27 @@ class Gateway(MultiService):
                 idle_timeout_s=server.idle_timeout,
                 write_stall_timeout_s=server.write_stall_timeout,
             ),
-            max_connections=server.max_connections,
-            trusted_proxies=TrustedProxies(server.trusted_proxies),
             now=time.time,
             random_bytes=os.urandom,
-            cors_fields=cors.fields_for,
             log_request=log_request,
             log_refused=log_refused,
+        )
+        self.site = make_site(
+            make_root(
+                identify=admission.identify,
+                begin=self.data_path.begin,
+                catalog=self.directory,
+                limiter=rights.limiter,
+                totals=rights.totals,
+                now=time.time,
+                backends=self.directory,
+                is_draining=lambda: self.lifecycle.is_draining(),
+                cors=cors,
+                open_paths=config.auth.skip_paths,
+            ),
+            max_connections=server.max_connections,
+            trusted_proxies=TrustedProxies(server.trusted_proxies),
+            cors_fields=cors.fields_for,
         )
         factory: IProtocolFactory = self.site
         if server.tls.enabled:
@@ -221,6 +239,39 @@ class Gateway(MultiService):
         note = " with TLS" if server.tls.enabled else ""
         self.listeners = Listeners(reactor, server.listen, factory, note)
         self.listeners.setServiceParent(self)
+        self.admin_site: EdgeSite | None = None
+        if config.admin.enabled:
+            # Only who uses it has it in memory.
+            from llmproxy.config.shown import shown
+            from llmproxy.resources.admin.root import make_admin_root
+            from llmproxy.stores.key_text import new_key
+
+            assert rights.storage.keys is not None
+            failed = config.auth.failed_attempts
+            self.admin_site = make_site(
+                make_admin_root(
+                    token=config.admin.token,
+                    keys=rights.storage.keys,
+                    new_key=lambda: new_key(os.urandom),
+                    limiter=rights.limiter,
+                    usage=rights.totals,
+                    identities=tuple(identities),
+                    statuses=self.directory,
+                    control=self.directory,
+                    shown_config=lambda: shown(config),
+                    throttle=FailureThrottle(failed.per_minute, failed.burst, clock=reactor),
+                    budget=budget,
+                    max_body_bytes=server.max_body_size,
+                    now=time.time,
+                    in_thread=partial(deferToThreadPool, reactor, reactor.getThreadPool()),
+                ),
+                max_connections=ADMIN_CONNECTIONS,
+                trusted_proxies=TrustedProxies(()),
+                cors_fields=lambda _: (),
+            )
+            Listeners(
+                reactor, (config.admin.listen,), self.admin_site, " for the admin API"
+            ).setServiceParent(self)
         self.lifecycle = Lifecycle(
             reactor,
             drain_timeout_s=server.drain_timeout,
@@ -247,6 +298,11 @@ class Gateway(MultiService):
         except CannotListen as error:
             self._cannot_start(str(error))
 
+    def startService(self) -> None:
+        """Start every part, the stores before those that use them."""
+        self.rights.startService()
+        super().startService()
+
     def stopService(self) -> Deferred[None]:
         """Drain, then stop every part; the Deferred fires when all is done."""
         return Deferred.fromCoroutine(self._stop())
@@ -254,6 +310,9 @@ class Gateway(MultiService):
     async def _stop(self) -> None:
         await self.lifecycle.drain()
         await maybeDeferred(super().stopService)
+        if self.admin_site is not None:
+            self.admin_site.abort_all()
+        await self.rights.stopService()
         for clients in self._clients.values():
             clients.pool.close()
         if self._access_log is not None:

@@ -11,6 +11,8 @@ from typing import Literal
 
 import attrs
 
+from llmproxy.entitlements import OwnLimits, Quota
+
 UsageSource = Literal["exact", "partial", "estimated", "none"]
 Outcome = Literal["ok", "client_abort", "upstream_error", "truncated", "timeout", "rejected"]
 
@@ -23,13 +25,79 @@ class Principal:
         key_id: Stable, public id of the key; never the key.
         key_name: For humans.
         user_id: Whose key it is.
-        allowed_models: Globs of model ids; empty: all.
+        allowed_models: Groups of globs of model ids: a model must match one of each group. None:
+            all models.
+        own_limits: Instead of the limits of every key; None: those.
+        quota: Its budget; None: none.
+        expires_at_s: The end of the key's life, seconds since the epoch; None: never.
     """
 
     key_id: str = ""
     key_name: str = ""
     user_id: str = ""
-    allowed_models: tuple[str, ...] = ()
+    allowed_models: tuple[tuple[str, ...], ...] = ()
+    own_limits: OwnLimits | None = None
+    quota: Quota | None = None
+    expires_at_s: float | None = None
+
+
+@attrs.frozen
+class Demand:
+    """What one request asks of the limits.
+
+    Attributes:
+        principal: Who asks.
+        model_id: For which model.
+        tokens: What to reserve: an estimate of the prompt, and the longest answer.
+    """
+
+    principal: Principal
+    model_id: str
+    tokens: int
+
+
+@attrs.frozen
+class UsageTotal:
+    """Requests and tokens, added up over some time.
+
+    Attributes:
+        requests: How many exchanges concluded.
+        prompt_tokens: As the records say.
+        completion_tokens: As the records say.
+        total_tokens: As the records say.
+        errors: Exchanges with another outcome than ``ok``.
+    """
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    errors: int = 0
+
+
+UsageGroup = Literal["day", "key", "user", "model"]
+"""By what totals of usage can be told apart."""
+
+
+@attrs.frozen(kw_only=True)
+class UsageFilter:
+    """Which totals to add up; days are UTC.
+
+    Attributes:
+        since: First day, ``YYYY-MM-DD``; empty: from the beginning.
+        until: Last day, ``YYYY-MM-DD``; empty: today.
+        key_id: Only that key's; empty: all.
+        user_id: Only that user's; empty: all.
+        model: Only that model's; empty: all.
+        group_by: Told apart by these; empty: one total.
+    """
+
+    since: str = ""
+    until: str = ""
+    key_id: str = ""
+    user_id: str = ""
+    model: str = ""
+    group_by: tuple[UsageGroup, ...] = ()
 
 
 ANONYMOUS = Principal(key_id="anonymous", key_name="anonymous")
@@ -83,12 +151,16 @@ class ModelRoute:
         upstream_model: The name that backends are sent.
         backends: Names of the backends that it is restricted to; None: all that serve it.
         first_byte_timeout_s: Overrides the backend's; None: the backend's.
+        context: Context window in tokens; None: not configured.
+        output: Longest answer in tokens; None: not configured.
     """
 
     model_id: str
     upstream_model: str
     backends: frozenset[str] | None = None
     first_byte_timeout_s: float | None = None
+    context: int | None = None
+    output: int | None = None
 
 
 @attrs.frozen
@@ -237,12 +309,12 @@ class BackendStatus:
 
     Attributes:
         name: Its name.
-        state: ``up``, ``down`` or ``loading``.
+        state: ``up``, ``down``, ``loading``, or ``drained`` by an administrator.
         in_flight: Requests that it is working on now.
         reason: What the last failed check said; empty when it is up.
     """
 
     name: str
-    state: Literal["up", "down", "loading"]
+    state: Literal["up", "down", "loading", "drained"]
     in_flight: int = 0
     reason: str = ""

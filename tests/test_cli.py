@@ -40,7 +40,55 @@ def test_a_good_file_is_summed_up_without_secrets(tmp_path: Path) -> None:
         "  backend one: http://h:1 (models: a, b)",
         "  backend two: demo: (models: by its own list)",
         "  models: a, b",
-        "  authentication: 2 keys",
+        "  authentication: static: 2 keys",
+        "  limits: none but those of keys (counted in memory)",
+        "  admin API: off",
+    ]
+
+
+SOURCES = """\
+backends: [{name: one, url: "demo:"}]
+auth:
+  pipeline:
+    - {name: s, type: static, static: {keys: [{key: s3cret-1}]}}
+    - {name: local, type: builtin}
+    - {name: iam, type: webhook, webhook: {url: "https://iam/?s3cret-2", headers: {X: s3cret-3}}}
+rate_limit:
+  storage: redis
+  redis: main
+  global: {max_concurrent: 100}
+  per_key: {requests_per_minute: 60, burst_size: 20}
+  per_model: {qwen: {tokens_per_minute: 5000}, other: {}}
+storage: {caches: [{name: main, password: s3cret-4}]}
+admin: {enabled: true, token: "x7s3cret!Qh2mPz9", listen: "127.0.0.1:8011", db_path: DB}
+"""
+
+
+def test_sources_of_keys_limits_and_the_admin_listener(tmp_path: Path) -> None:
+    """Static keys are counted, other sources named; each scope with limits has a line."""
+    file = tmp_path / "x.yaml"
+    file.write_text(SOURCES.replace("DB", str(tmp_path / "x.db")))
+    result = check(file)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "s3cret" not in result.stdout
+    assert result.stdout.splitlines()[4:] == [
+        "  authentication: static: 1 key, local (builtin), iam (webhook)",
+        "  limits of all requests (counted in redis main): max_concurrent 100",
+        "  limits of each key (counted in redis main): requests_per_minute 60, burst_size 20",
+        "  limits of qwen (counted in redis main): tokens_per_minute 5000",
+        "  admin API: listens on 127.0.0.1:8011",
+    ]
+
+
+def test_all_sources_together_and_no_limits(tmp_path: Path) -> None:
+    """With ``mode: all`` it is said that they must agree; limits that are off are said to be."""
+    file = tmp_path / "x.yaml"
+    text = SOURCES.replace("DB", str(tmp_path / "x.db"))
+    text = text.replace("auth:\n", "auth:\n  mode: all\n")
+    file.write_text(text.replace("rate_limit:\n", "rate_limit:\n  enabled: false\n"))
+    assert check(file).stdout.splitlines()[4:6] == [
+        "  authentication: all of static: 1 key, local (builtin), iam (webhook)",
+        "  limits: off (quotas are counted in redis main)",
     ]
 
 
@@ -48,7 +96,7 @@ def test_an_open_door_is_said_to_be_one(tmp_path: Path) -> None:
     """Who turned authentication off should see it."""
     file = tmp_path / "x.yaml"
     file.write_text("backends: [{name: a, url: 'demo:'}]\nauth: {enabled: false}\n")
-    assert check(file).stdout.splitlines()[-2:] == [
+    assert check(file).stdout.splitlines()[3:5] == [
         "  models: as the backends list them",
         "  authentication: off, everybody may use it",
     ]

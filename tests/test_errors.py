@@ -20,6 +20,7 @@ from llmproxy.errors import (
     LLMProxyError,
     NoBackend,
     Problem,
+    RateLimited,
     RelayBroken,
 )
 
@@ -33,9 +34,14 @@ TABLE = {
     "InvalidApiKey": (401, "authentication_error", "invalid_api_key"),
     "PermissionDenied": (403, "permission_error", "permission_denied"),
     "KeyDisabled": (403, "permission_error", "key_disabled"),
+    "KeyNotStarted": (403, "permission_error", "key_not_started"),
     "KeyExpired": (403, "permission_error", "key_expired"),
     "IpNotAllowed": (403, "permission_error", "ip_not_allowed"),
     "ModelNotAllowed": (403, "permission_error", "model_not_allowed"),
+    "QuotaExceeded": (402, "insufficient_quota", "quota_exceeded"),
+    "RateLimited": (429, "rate_limit_error", "rate_limit_exceeded"),
+    "QuotaReserved": (429, "rate_limit_error", "rate_limit_exceeded"),
+    "TooManyFailures": (429, "rate_limit_error", "rate_limit_exceeded"),
     "ModelNotFound": (404, "invalid_request_error", "model_not_found"),
     "UnknownUrl": (404, "invalid_request_error", "unknown_url"),
     "MethodNotAllowed": (405, "invalid_request_error", "method_not_allowed"),
@@ -55,6 +61,8 @@ TABLE = {
     "BadResponse": (502, "upstream_error", "bad_response"),
     "NoBackend": (503, "overloaded_error", "no_backend"),
     "MemoryBudgetSpent": (503, "overloaded_error", "queue_full"),
+    "AuthUnavailable": (503, "overloaded_error", "auth_unavailable"),
+    "LimitsUnavailable": (503, "overloaded_error", "limits_unavailable"),
     "Draining": (503, "overloaded_error", "draining"),
     "GatewayTimeout": (504, "timeout_error", "timeout"),
     "FirstByteTimeout": (504, "timeout_error", "first_byte_timeout"),
@@ -77,12 +85,19 @@ CLOSING = {
 }
 """Where the client's connection cannot go on, or had better not."""
 
+INVITING = {429, 503}
+"""Statuses that mean "later": these answers say when."""
+
 STORMY = re.compile(
     r"[0-9]|rate.?limit|overload|try again|token.{0,10}(limit|exceed)|exceeds? the limit"
     r"|maximum context|context length|too many|quota|server_error|unavailable",
     re.IGNORECASE,
 )
 """What clients read in a message, whatever the status, and take for a reason to ask again."""
+
+
+FOR_ADMINISTRATORS = ("wire/admin", "resources/admin/")
+"""Where what is raised is answered on the admin listener: no assistant calls there."""
 
 
 def tree(root: type[GatewayError] = GatewayError) -> Iterator[type[GatewayError]]:
@@ -115,7 +130,7 @@ def test_what_each_class_is_answered_with(error: type[GatewayError]) -> None:
     assert (error.status, error.type, error.code) == TABLE[name]
     assert error.retryable is (name in RETRYABLE)
     assert error.close is (name in CLOSING)
-    assert (error.default_retry_after_s is not None) is (error.status == 503)
+    assert (error.default_retry_after_s is not None) is (error.status in INVITING)
     assert error.__doc__
 
 
@@ -139,13 +154,15 @@ def words_of(source: str, names: set[str]) -> Iterator[str]:
 def test_4xx_messages_start_no_retries() -> None:
     """No numbers, no words that clients match on: not in the classes, nor where they are raised.
 
-    A 429 is left out: there a retry is wanted.
+    A 429 is left out: there a retry is wanted. So is the admin API, whose fields have such names.
     """
     quiet = [one for one in CLASSES if 400 <= one.status < 500 and one.status != 429]
     messages = [one.message for one in quiet]
     names = {one.__name__ for one in quiet}
-    for path in Path(llmproxy.__path__[0]).rglob("*.py"):
-        messages += words_of(path.read_text("utf-8"), names)
+    package = Path(llmproxy.__path__[0])
+    for path in package.rglob("*.py"):
+        if not str(path.relative_to(package)).startswith(FOR_ADMINISTRATORS):
+            messages += words_of(path.read_text("utf-8"), names)
     assert len(messages) > len(quiet), "no message was found where errors are raised"
     assert [message for message in messages if STORMY.search(message)] == []
 
@@ -158,6 +175,36 @@ def test_an_error_can_say_more() -> None:
     plain = NoBackend()
     assert (str(plain), plain.retry_after_s, plain.headers) == (NoBackend.message, 5, ())
     assert BodyTooLarge().retry_after_s is None
+
+
+def test_an_error_can_be_restated() -> None:
+    """With another status, another message, or both; all else is as it was, and so is the first."""
+    first = InvalidApiKey("Who are you?")
+    other = first.restated(404, "Nothing here.")
+    assert type(other) is InvalidApiKey
+    assert (other.status, str(other)) == (404, "Nothing here.")
+    assert (other.type, other.code) == (InvalidApiKey.type, InvalidApiKey.code)
+    assert (other.headers, other.param) == (first.headers, None)
+    assert (first.status, str(first), InvalidApiKey.status) == (401, "Who are you?", 401)
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "expected"),
+    [
+        (None, "", (429, RateLimited.message)),
+        (None, "Later.", (429, "Later.")),
+        (503, "", (503, RateLimited.message)),
+    ],
+)
+def test_what_is_not_restated_stays(
+    status: int | None, message: str, expected: tuple[int, str]
+) -> None:
+    """Neither a status nor a message takes the other away, nor when to come again."""
+    first = RateLimited(param="model", retry_after_s=1.5, headers=((b"a", b"b"),))
+    other = first.restated(status, message)
+    assert other is not first
+    assert (other.status, str(other)) == expected
+    assert (other.param, other.retry_after_s, other.headers) == ("model", 1.5, ((b"a", b"b"),))
 
 
 def test_a_missing_key_names_the_scheme() -> None:

@@ -14,6 +14,8 @@ PACKAGE = ROOT / "llmproxy"
 FLOORS: dict[str, int] = {
     "errors": 0,
     "values": 0,
+    "entitlements": 0,
+    "key_records": 0,
     "wire": 0,
     "config": 0,
     "interfaces": 1,
@@ -23,6 +25,9 @@ FLOORS: dict[str, int] = {
     "backends": 2,
     "health": 2,
     "auth": 2,
+    "limits": 2,
+    "stores": 2,
+    "usage": 2,
     "logs": 2,
     "proxy": 3,
     "resources": 4,
@@ -34,9 +39,12 @@ FLOORS: dict[str, int] = {
     "transport": 4,
     "stall": 4,
     "service": 5,
+    "rights": 5,
+    "storage": 5,
     "lifecycle": 5,
     "tap": 5,
     "cli": 5,
+    "commands": 5,
 }
 
 SIDEWAYS = {

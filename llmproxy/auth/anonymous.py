@@ -5,6 +5,8 @@ It must know nothing of keys: whoever calls is the same principal.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
@@ -22,3 +24,10 @@ class AnonymousAuthenticator:
     def authenticate(self, credential: str, client_ip: str) -> Deferred[Principal]:  # noqa: ARG002
         """Let everybody in; see `IAuthenticator`."""
         return succeed(ANONYMOUS)
+
+    def forget(self, key_ids: Collection[str] | None) -> None:
+        """Forget nothing: no key is known."""
+
+    def stored_id(self, key_id: str) -> str | None:  # noqa: ARG002
+        """Say that nobody's key is in the key store."""
+        return None

@@ -1,55 +1,61 @@
-"""Several sources of keys in a row, and how the configuration makes them.
+"""The sources of keys in a row, as the configuration asks for them.
 
-It knows what an authenticator promises, and which class each configured type stands for.
+It knows which class each configured type stands for; connections are handed in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeVar
 
-from twisted.internet.defer import Deferred, fail
-from twisted.python.failure import Failure
-from zope.interface import implementer
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.iweb import IResponse
 
+from llmproxy.auth.all_of import AllOf
 from llmproxy.auth.anonymous import AnonymousAuthenticator
-from llmproxy.auth.static import StaticAuthenticator
-from llmproxy.config.model import Auth, StaticKey
-from llmproxy.errors import InvalidApiKey
-from llmproxy.interfaces import IAuthenticator
-from llmproxy.values import Principal
+from llmproxy.auth.builtin import BuiltinSource
+from llmproxy.auth.cached import CachedSource, CacheTimes
+from llmproxy.auth.database_source import DatabaseSource
+from llmproxy.auth.digests import DefaultIds, KeyDigests
+from llmproxy.auth.first_match import FirstMatch
+from llmproxy.auth.keyed import KeyAuthenticator
+from llmproxy.auth.redis_source import RedisSource
+from llmproxy.auth.static import StaticSource
+from llmproxy.auth.throttle import FailureThrottle
+from llmproxy.auth.verdicts import Verdicts
+from llmproxy.auth.webhook_source import WebhookClient, WebhookSource
+from llmproxy.config.model_auth import Auth, Provider, StaticKey
+from llmproxy.entitlements import NO_LIMITS, Limits
+from llmproxy.errors import GatewayError
+from llmproxy.interfaces import IDatabase, IKeySource, IKeyStore, IRedis
+
+_T = TypeVar("_T")
+
+BUILTIN_TIMES: Final = CacheTimes(recheck_interval_s=5.0, cache_ttl_s=60.0)
+"""Of the key store, which tells of its changes: asking anew is but a net below that."""
 
 
-@implementer(IAuthenticator)
-class FirstMatch:
-    """Asks one source after the other; the first that knows the key decides.
+@attrs.frozen(kw_only=True)
+class Lookups:
+    """Where keys can be looked up that do not stand in the file.
 
-    A source that knows the key but refuses it has decided, too: a disabled key does not come back
-    to life further down. Cancelling cancels the source that is being asked.
-
-    Args:
-        sources: In the order in which they are asked; with none every key is unknown.
+    Attributes:
+        clock: The reactor's time.
+        redis: By the names of ``storage.caches``.
+        databases: By the names of ``storage.databases``.
+        key_store: The admin API's; None: there is none.
+        new_webhook_client: Makes a treq client without cookies of earlier questions.
+        read_body: Reads an answer's body up to so many bytes, or fails.
     """
 
-    def __init__(self, sources: Sequence[IAuthenticator]) -> None:
-        self._sources = tuple(sources)
-
-    def __repr__(self) -> str:
-        return f"<FirstMatch {list(self._sources)!r}>"
-
-    def authenticate(self, credential: str, client_ip: str) -> Deferred[Principal]:
-        """Say who a credential stands for; see `IAuthenticator`."""
-        return self._ask(0, credential, client_ip)
-
-    def _ask(self, position: int, credential: str, client_ip: str) -> Deferred[Principal]:
-        if position == len(self._sources):
-            return fail(InvalidApiKey())
-
-        def next_one(failure: Failure) -> Deferred[Principal]:
-            failure.trap(InvalidApiKey)
-            return self._ask(position + 1, credential, client_ip)
-
-        asked = self._sources[position].authenticate(credential, client_ip)
-        return asked.addErrback(next_one)
+    clock: IReactorTime
+    redis: Mapping[str, IRedis]
+    databases: Mapping[str, IDatabase]
+    key_store: IKeyStore | None
+    new_webhook_client: Callable[[], WebhookClient]
+    read_body: Callable[[IResponse, int], Deferred[bytes]]
 
 
 def from_config(
@@ -58,7 +64,11 @@ def from_config(
     *,
     secret: bytes,
     now: Callable[[], float],
-) -> IAuthenticator:
+    throttle: FailureThrottle | None = None,
+    lookups: Lookups | None = None,
+    per_key: Limits = NO_LIMITS,
+    on_revoked: Callable[[str, GatewayError], None] | None = None,
+) -> KeyAuthenticator | AnonymousAuthenticator:
     """Make the authenticator that the configuration asks for.
 
     Args:
@@ -66,17 +76,119 @@ def from_config(
         api_keys: The short form's list; asked last, and only with ``auth.storage: file``.
         secret: Random bytes of this process, under which keys are hashed.
         now: Gives the wall clock's time, seconds since the epoch.
+        throttle: Counts unknown keys by address, as ``auth.failed_attempts`` says.
+        lookups: Where other keys are; None: there are only those in the file.
+        per_key: The limits of keys without limits of their own.
+        on_revoked: Called with the id of a key that was good, and with why it is not any more; not
+            for what `KeyAuthenticator.forget` was told.
 
     Raises:
-        ValueError: A provider of a type that has no class here.
+        ValueError: A provider names what is not there.
     """
     if not auth.enabled:
         return AnonymousAuthenticator()
-    sources: list[IAuthenticator] = []
+    digests = KeyDigests(secret)
+
+    def revoked(digest: bytes, key_id: str, error: GatewayError) -> None:
+        if on_revoked is not None:
+            on_revoked(authenticator.principal_id(digest, key_id), error)
+
+    stored: list[BuiltinSource] = []
+    sources: list[Verdicts] = []
     for provider in auth.pipeline:
-        if provider.type != "static":
+        if provider.type == "static":
+            sources.append(StaticSource(provider.name, provider.static.keys, digests=digests))
+            continue
+        if lookups is None:
             raise ValueError(f"auth provider {provider.name!r}: type {provider.type!r}, not static")
-        sources.append(StaticAuthenticator(provider.static.keys, secret=secret, now=now))
+        source: IKeySource
+        if provider.type == "builtin":
+            if lookups.key_store is None:
+                raise ValueError(f"auth provider {provider.name!r}: there is no key store")
+            source = BuiltinSource(provider.name, lookups.key_store)
+            stored.append(source)
+        else:
+            source = _remote(provider, lookups, DefaultIds(provider.name, digests), now)
+        sources.append(
+            CachedSource(source, _times(provider), clock=lookups.clock, now=now, on_revoked=revoked)
+        )
     if auth.storage == "file":
-        sources.append(StaticAuthenticator(api_keys, secret=secret, now=now))
-    return sources[0] if len(sources) == 1 else FirstMatch(sources)
+        sources.append(StaticSource("api_keys", api_keys, digests=digests))
+    verdicts: Verdicts
+    if len(sources) == 1:
+        verdicts = sources[0]
+    elif auth.mode == "all":
+        verdicts = AllOf(sources, per_key)
+    else:
+        verdicts = FirstMatch(sources)
+    authenticator = KeyAuthenticator(
+        verdicts,
+        digests=digests,
+        throttle=throttle,
+        now=now,
+        is_stored=lambda key_id: any(key_id in source.found_ids for source in stored),
+    )
+    return authenticator
+
+
+def _remote(
+    provider: Provider,
+    lookups: Lookups,
+    ids: DefaultIds,
+    now: Callable[[], float],
+) -> IKeySource:
+    """Make a source that asks another program."""
+    if provider.type == "redis":
+        redis = provider.redis
+        return RedisSource(
+            provider.name,
+            _named(lookups.redis, redis.storage, provider),
+            redis.key_pattern,
+            ids=ids,
+        )
+    if provider.type == "database":
+        database = provider.database
+        return DatabaseSource(
+            provider.name,
+            _named(lookups.databases, database.storage, provider),
+            table=database.table,
+            key_column=database.key_column,
+            key_hash=database.key_hash,
+            fields=database.fields,
+            ids=ids,
+        )
+    webhook = provider.webhook
+    return WebhookSource(
+        provider.name,
+        url=webhook.url,
+        headers=webhook.headers,
+        timeout_s=webhook.timeout,
+        new_client=lookups.new_webhook_client,
+        read_body=lookups.read_body,
+        clock=lookups.clock,
+        now=now,
+        ids=ids,
+    )
+
+
+def _named(things: Mapping[str, _T], name: str, provider: Provider) -> _T:
+    if name not in things:
+        raise ValueError(f"auth provider {provider.name!r}: there is no storage {name!r}")
+    return things[name]
+
+
+def _times(provider: Provider) -> CacheTimes:
+    if provider.type == "builtin":
+        return BUILTIN_TIMES
+    if provider.type == "webhook":
+        webhook = provider.webhook
+        recheck_interval_s = webhook.recheck_interval
+        return CacheTimes(
+            recheck_interval_s=(
+                webhook.cache_ttl if recheck_interval_s is None else recheck_interval_s
+            ),
+            cache_ttl_s=webhook.cache_ttl,
+            negative_ttl_s=webhook.negative_ttl,
+        )
+    section = provider.redis if provider.type == "redis" else provider.database
+    return CacheTimes(recheck_interval_s=section.recheck_interval, cache_ttl_s=section.cache_ttl)

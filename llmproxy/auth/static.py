@@ -1,123 +1,120 @@
 """Keys that are listed in the configuration file.
 
-The keys themselves are not kept: only their digests by keyed BLAKE2b (RFC 7693), a MAC that costs
-a third of HMAC-SHA256, under a secret that lives as long as the process. It knows nothing of
-requests, and nothing of other sources of keys.
+The keys themselves are not kept, only their digests under a secret that lives as long as the
+process. It knows nothing of requests, and nothing of other sources of keys.
 """
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 
-import attrs
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
-from llmproxy.auth.credentials import UNREADABLE
-from llmproxy.auth.ip_rules import IpRules
-from llmproxy.config.model import StaticKey
-from llmproxy.errors import InvalidApiKey, IpNotAllowed, KeyDisabled, KeyExpired
-from llmproxy.interfaces import IAuthenticator
-from llmproxy.values import Principal
+from llmproxy.auth.digests import KeyDigests, public_key_id
+from llmproxy.auth.judge import PreparedKey, prepare
+from llmproxy.auth.verdicts import Verdict
+from llmproxy.config.model_auth import OwnLimits as ConfiguredLimits
+from llmproxy.config.model_auth import StaticKey
+from llmproxy.entitlements import OwnLimits, Quota
+from llmproxy.interfaces import IKeySource
+from llmproxy.key_records import KeyRecord
 
 
-@attrs.frozen
-class _KnownKey:
-    """What is kept of one key.
-
-    Attributes:
-        digest: Its MAC.
-        principal: Who it stands for.
-        disabled: Whether it was switched off.
-        expires_at_s: The end of its life, seconds since the epoch; None: never.
-        ip_rules: From where it may be used.
-    """
-
-    digest: bytes = attrs.field(repr=False)
-    principal: Principal
-    disabled: bool
-    expires_at_s: float | None
-    ip_rules: IpRules
-
-
-@implementer(IAuthenticator)
-class StaticAuthenticator:
-    """Knows the keys of one list.
-
-    Its verdicts come at once. They are given in this order: unknown, disabled, expired, address not
-    allowed.
+@implementer(IKeySource)
+class StaticSource:
+    """Knows the keys of one list, and says so at once; it is its own `Verdicts`.
 
     Args:
+        name: As the configuration calls it.
         keys: The keys; of two equal ones the first counts.
-        secret: Random bytes of this process, 16 to 64 of them, under which keys are hashed.
-        now: Gives the wall clock's time, seconds since the epoch.
+        digests: Of this process.
 
     Raises:
-        ValueError: A key is empty, or one of its networks is none.
+        ValueError: A key is empty.
+        MalformedRecord: One of its networks is none.
     """
 
-    def __init__(
-        self, keys: Sequence[StaticKey], *, secret: bytes, now: Callable[[], float]
-    ) -> None:
-        self._secret = secret
-        self._now = now
-        self._known: dict[bytes, _KnownKey] = {}
+    def __init__(self, name: str, keys: Sequence[StaticKey], *, digests: KeyDigests) -> None:
+        self.name = name
+        self._digests = digests
+        self._known: dict[bytes, tuple[bytes, PreparedKey]] = {}
         for position, key in enumerate(keys):
             if not key.key:
                 raise ValueError(f"static key {position} ({key.name!r}) is empty")
-            digest = self._digest(key.key)
-            self._known.setdefault(
-                digest,
-                _KnownKey(
-                    digest=digest,
-                    principal=Principal(
-                        key_id=public_key_id(key.key),
-                        key_name=key.name,
-                        user_id=key.user_id,
-                        allowed_models=tuple(key.allowed_models),
-                    ),
-                    disabled=key.status == "disabled",
-                    expires_at_s=key.expires_at,
-                    ip_rules=IpRules(key.allowed_ips, key.denied_ips),
-                ),
-            )
+            digest = digests.of(key.key)
+            if digest not in self._known:
+                self._known[digest] = (digest, prepare(_record(key)))
 
     def __repr__(self) -> str:
-        return f"<StaticAuthenticator keys={len(self._known)}>"
+        return f"<StaticSource {self.name} keys={len(self._known)}>"
 
-    def authenticate(self, credential: str, client_ip: str) -> Deferred[Principal]:
-        """Say who a credential stands for; see `IAuthenticator`."""
-        if not credential or credential == UNREADABLE:
-            return fail(InvalidApiKey())
-        digest = self._digest(credential)
+    def find(self, credential: str) -> Deferred[KeyRecord | None]:
+        """Look a key up; see `IKeySource`."""
+        known = self.recall(self._digests.of(credential))
+        return succeed(None if known is None else known.record)
+
+    def recall(self, digest: bytes) -> PreparedKey | None:
+        """Say what is known of a key; see `Verdicts`."""
         known = self._known.get(digest)
         # The dictionary's own comparison may stop at the first byte that differs; what it tells is
         # of the MAC under a secret, and the verdict is this comparison's, which takes its time.
-        if known is None or not hmac.compare_digest(known.digest, digest):
-            return fail(InvalidApiKey())
-        if known.disabled:
-            return fail(KeyDisabled())
-        if known.expires_at_s is not None and self._now() >= known.expires_at_s:
-            return fail(KeyExpired())
-        if not known.ip_rules.permits(client_ip):
-            return fail(IpNotAllowed())
-        return succeed(known.principal)
+        if known is None or not hmac.compare_digest(known[0], digest):
+            return None
+        return known[1]
 
-    def _digest(self, key: str) -> bytes:
-        message = key.encode("utf-8", "surrogatepass")
-        return hashlib.blake2b(message, key=self._secret, digest_size=32).digest()
+    def ask(self, credential: str, digest: bytes) -> Deferred[Verdict | None]:
+        """Say the same; see `Verdicts`."""
+        del credential
+        return succeed(self.recall(digest))
+
+    def has_record(self, digest: bytes) -> bool:
+        """Say whether a key is in the list; see `Verdicts`."""
+        return digest in self._known
+
+    def forget(self, key_ids: Collection[str] | None) -> None:
+        """Forget nothing: what stands in the file stands; see `Verdicts`."""
+
+    def ids_behind(self, key_id: str) -> tuple[str, ...]:
+        """Give the id itself; see `Verdicts`."""
+        return (key_id,)
+
+    def principal_id(self, digest: bytes, key_id: str) -> str:
+        """Give the id itself; see `Verdicts`."""
+        del digest
+        return key_id
 
 
-def public_key_id(key: str) -> str:
-    """Derive the id by which logs and usage records name a key.
-
-    It hangs on the key alone, so it outlives restarts, reloads and a new order in the file. Since
-    it is public, a plain hash of it would let short keys be guessed offline; scrypt (RFC 7914) with
-    1 MiB makes each guess dear, and still costs only some milliseconds per key at the start.
-    """
-    digest = hashlib.scrypt(
-        key.encode("utf-8", "surrogatepass"), salt=b"llmproxy-key-id", n=1024, r=8, p=1, dklen=6
+def _record(key: StaticKey) -> KeyRecord:
+    return KeyRecord(
+        id=public_key_id(key.key),
+        name=key.name,
+        user_id=key.user_id,
+        status=key.status,
+        allowed_models=tuple(key.allowed_models),
+        allowed_ips=tuple(key.allowed_ips),
+        denied_ips=tuple(key.denied_ips),
+        starts_at_s=key.starts_at,
+        expires_at_s=key.expires_at,
+        quota=_quota(key),
+        own_limits=_own_limits(key.rate_limit),
+        metadata=dict(key.metadata),
     )
-    return f"key-{digest.hex()}"
+
+
+def _quota(key: StaticKey) -> Quota | None:
+    if key.total_quota is None:
+        return None
+    return Quota(total=key.total_quota, period=key.quota_reset_period, used_before=key.used_quota)
+
+
+def _own_limits(limits: ConfiguredLimits) -> OwnLimits | None:
+    own = OwnLimits(
+        requests_per_second=limits.requests_per_second,
+        requests_per_minute=limits.requests_per_minute,
+        tokens_per_minute=limits.tokens_per_minute,
+        max_concurrent=limits.max_concurrent,
+        burst_size=limits.burst_size,
+    )
+    return None if own == OwnLimits() else own

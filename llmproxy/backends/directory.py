@@ -16,6 +16,7 @@ from llmproxy.backends.models import ConfiguredModels, ListedModel, is_literal, 
 from llmproxy.config.model import Model
 from llmproxy.errors import ModelNotAllowed, ModelNotFound, NoBackend
 from llmproxy.interfaces import (
+    IBackendControl,
     IBackendLease,
     IBackendStatuses,
     ICandidate,
@@ -49,6 +50,7 @@ class BackendState:
         in_flight: Leases that are out.
         health: What the health checks say; up until they say otherwise.
         reason: What the last failed check said; empty when it is up.
+        drained: Whether an administrator keeps new requests away from it.
         listed: What its own list says; None while that is not known.
         name: Its identity's name, where strategies look for it.
         weight: Likewise.
@@ -59,6 +61,7 @@ class BackendState:
     in_flight: int = 0
     health: Health = "up"
     reason: str = ""
+    drained: bool = False
     listed: dict[str, ListedModel] | None = attrs.field(default=None, repr=False)
     name: str = attrs.field(init=False, repr=False)
     weight: int = attrs.field(init=False, repr=False)
@@ -101,7 +104,7 @@ class _Lease:
         self._state.in_flight -= 1
 
 
-@implementer(IRouter, IModelCatalog, IBackendStatuses, IHealthSink)
+@implementer(IRouter, IModelCatalog, IBackendStatuses, IBackendControl, IHealthSink)
 class BackendDirectory:
     """All backends of one configuration, with their state.
 
@@ -167,7 +170,10 @@ class BackendDirectory:
         candidates = [
             state
             for state in self._states.values()
-            if state.health == "up" and state.name not in tried and _leads_to(route, state)
+            if state.health == "up"
+            and not state.drained
+            and state.name not in tried
+            and _leads_to(route, state)
         ]
         if not candidates:
             raise NoBackend
@@ -228,12 +234,22 @@ class BackendDirectory:
         return [
             BackendStatus(
                 name=state.name,
-                state=state.health,
+                state="drained" if state.drained else state.health,
                 in_flight=state.in_flight,
                 reason=state.reason,
             )
             for state in self._states.values()
         ]
+
+    # IBackendControl
+
+    def drain(self, name: str) -> None:
+        """Give a backend no further requests; see `IBackendControl`."""
+        self._states[name].drained = True
+
+    def enable(self, name: str) -> None:
+        """Undo `drain`; see `IBackendControl`."""
+        self._states[name].drained = False
 
     # IHealthSink, and the model lists' own door
 
@@ -268,4 +284,4 @@ def _leads_to(route: ModelRoute, state: BackendState) -> bool:
 
 
 def _may_use(principal: Principal, model_id: str) -> bool:
-    return not principal.allowed_models or matches_any(model_id, principal.allowed_models)
+    return all(matches_any(model_id, globs) for globs in principal.allowed_models)

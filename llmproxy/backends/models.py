@@ -58,6 +58,8 @@ class ConfiguredModels:
                 upstream_model=model.upstream_model or model.id,
                 backends=frozenset(model.backends) if model.backends else None,
                 first_byte_timeout_s=model.first_byte_timeout,
+                context=model.context,
+                output=model.output,
             )
             self._routes.setdefault(model.id, route)
             card = ModelCard(

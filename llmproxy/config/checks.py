@@ -7,42 +7,19 @@ problem is on record already; it opens no file, and knows nothing of YAML.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Final
 
 from llmproxy.config.addresses import check_url, parse_listen, shown_url
-from llmproxy.config.findings import Findings, KeyPath, path_text, quoted
+from llmproxy.config.findings import Findings, KeyPath, quoted
+from llmproxy.config.header_fields import check_header_fields
 from llmproxy.config.model import Backend, BackendTls, Config, Server
-from llmproxy.config.scalars import closest
+from llmproxy.config.names import check_names, check_reference
 
-LOCAL_PATHS: Final = ("/health", "/ready", "/metrics")
-"""The paths that may be served without a key."""
-
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _VISIBLE_ASCII = re.compile(r"[!-~]+", re.ASCII)
 _HIGHEST_STATUS = 599
-_NOT_OURS_TO_SET = frozenset(
-    (
-        "connection",
-        "content-length",
-        "expect",
-        "host",
-        "http2-settings",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    )
-)
 
 
 def check(config: Config, findings: Findings) -> None:
-    """Check everything that needs neither keys nor files.
+    """Check listeners, backends, models and health checks, as far as no file is needed.
 
     Args:
         config: The configuration.
@@ -51,7 +28,6 @@ def check(config: Config, findings: Findings) -> None:
     _check_server(config.server, findings)
     _check_backends(config, findings)
     _check_models(config, findings)
-    _check_auth(config, findings)
     _check_health(config, findings)
 
 
@@ -90,7 +66,7 @@ def _check_backends(config: Config, findings: Findings) -> None:
     if not config.backends:
         findings.check(("backends",), "is empty; want at least one backend")
     at: KeyPath = ("backends",)
-    _check_names(findings, [((*at, i, "name"), one.name) for i, one in enumerate(config.backends)])
+    check_names(findings, [((*at, i, "name"), one.name) for i, one in enumerate(config.backends)])
     for index, backend in enumerate(config.backends):
         path = (*at, index)
         try:
@@ -111,28 +87,15 @@ def _check_backends(config: Config, findings: Findings) -> None:
 def _check_fields(backend: Backend, path: KeyPath, findings: Findings) -> None:
     """Check what is sent in the header of every request to a backend; values are never shown."""
     source = "api_key_file" if backend.api_key_file else "api_key"
+    at: KeyPath = (*path, source)
     if backend.api_key and not _VISIBLE_ASCII.fullmatch(backend.api_key):
         findings.check(
-            (*path, source),
-            "has a key (hidden) that no header can carry; want visible ASCII without spaces",
+            at, "has a key (hidden) that no header can carry; want visible ASCII without spaces"
         )
-    first: dict[str, str] = {}
-    for name, value in backend.headers.items():
-        at = (*path, "headers", name)
-        lower = name.lower()
-        if not _TOKEN.fullmatch(name):
-            findings.check(at, "is not a header's name; want letters, digits and dashes")
-        elif lower in _NOT_OURS_TO_SET:
-            findings.check(at, "belongs to the connection, not to the request; want it removed")
-        elif lower == "authorization" and (backend.api_key or backend.api_key_file):
-            findings.check(
-                at, f"is given, and so is {source}; want one of them", needs=((*path, source),)
-            )
-        elif lower in first:
-            findings.check(at, f"is the same header as {quoted(first[lower])}; want one of them")
-        elif _CONTROL.search(value):
-            findings.check(at, "has a value (hidden) with control characters; want it without")
-        first.setdefault(lower, name)
+    given = backend.api_key or backend.api_key_file
+    check_header_fields(
+        backend.headers, (*path, "headers"), findings, credential=at if given else ()
+    )
 
 
 def _check_models(config: Config, findings: Findings) -> None:
@@ -143,44 +106,12 @@ def _check_models(config: Config, findings: Findings) -> None:
             (("models", index, "aliases", position), alias)
             for position, alias in enumerate(model.aliases)
         )
-    _check_names(findings, names)
+    check_names(findings, names)
     known = [backend.name for backend in config.backends]
-    if "" in known:
-        return
     for index, model in enumerate(config.models):
         for position, name in enumerate(model.backends):
-            if name not in known:
-                near = closest(name, known)
-                wanted = f'did you mean "{near}"?' if near else f"want one of: {', '.join(known)}"
-                findings.check(
-                    ("models", index, "backends", position),
-                    f"{quoted(name)} is not the name of a backend; {wanted}",
-                    needs=(("backends",),) if not known else (),
-                )
-
-
-def _check_auth(config: Config, findings: Findings) -> None:
-    auth = config.auth
-    _check_names(
-        findings,
-        [(("auth", "pipeline", i, "name"), one.name) for i, one in enumerate(auth.pipeline)],
-    )
-    at: KeyPath = ("auth", "header_names")
-    if auth.enabled and not auth.header_names:
-        findings.check(at, "is empty; want at least one, such as Authorization")
-    for index, name in enumerate(auth.header_names):
-        if not _TOKEN.fullmatch(name):
-            findings.check(
-                (*at, index),
-                f"{quoted(name)} is not a header's name; want letters, digits and dashes",
-            )
-    for index, path in enumerate(auth.skip_paths):
-        if path not in LOCAL_PATHS:
-            findings.check(
-                ("auth", "skip_paths", index),
-                f"{quoted(path)} cannot be served without a key; "
-                f"want only some of: {', '.join(LOCAL_PATHS)}",
-            )
+            path: KeyPath = ("models", index, "backends", position)
+            check_reference(findings, path, name, known, ("backends",), "the name of a backend")
 
 
 def _check_health(config: Config, findings: Findings) -> None:
@@ -195,19 +126,3 @@ def _check_health(config: Config, findings: Findings) -> None:
             ("health_check", "expected_status"),
             f"{health.expected_status} is not an HTTP status; want one of 100 to {_HIGHEST_STATUS}",
         )
-
-
-def _check_names(findings: Findings, names: Iterable[tuple[KeyPath, str]]) -> None:
-    """Check that names are there, can be printed, and are unique."""
-    first: dict[str, KeyPath] = {}
-    for path, name in names:
-        if not name.strip():
-            findings.check(path, f"{quoted(name)} is empty; want a name")
-        elif _CONTROL.search(name):
-            findings.check(path, f"{quoted(name)} has control characters; want it without")
-        elif name in first:
-            findings.check(
-                path, f"{quoted(name)} is taken by {path_text(first[name])}; want a unique one"
-            )
-        else:
-            first[name] = path

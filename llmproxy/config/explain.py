@@ -7,15 +7,16 @@ that nobody knows. It repairs nothing, and knows nothing of YAML and files.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, get_args, get_type_hints
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin, get_type_hints
 
 import attrs
 import cattrs
 
 from llmproxy.config.findings import Findings, KeyPath, hidden, quoted
-from llmproxy.config.model import LATER_KEYS, LATER_SECTIONS, Config, Secret
+from llmproxy.config.model import LATER_KEYS, LATER_SECTIONS, Config
 from llmproxy.config.scalars import AlreadyReportedError, WrongValueError, closest
+from llmproxy.config.setting import Secret, key_name
 
 # A key that does not look like one, where secrets are listed, may be a secret out of its place.
 _LIKE_A_KEY = re.compile(r"[A-Za-z_]{1,30}")
@@ -105,8 +106,8 @@ def _class_failures(
             meant.add(failure.meant)
             yield failure
     for one, note in placed:
-        at = (*path, note.name)
         field = fields[note.name]
+        at = (*path, key_name(field))
         if isinstance(one, KeyError):
             message = "" if at in meant else f"is missing; want {field.metadata['doc']}"
             yield Failure(at, message, hints[note.name], removable=False)
@@ -149,12 +150,13 @@ def _unknown_key(cls: type, name: str, path: KeyPath) -> Failure:
     later = LATER_KEYS.get(cls, {}).get(name) or (LATER_SECTIONS.get(name) if cls is Config else "")
     if later:
         return Failure(at, f"is not available yet: {later}")
-    known = [one.name for one in attrs.fields(cls)]
+    known = [key_name(one) for one in attrs.fields(cls)]
     near = closest(name, known)
     if near:
         return Failure(at, f'is an unknown key; did you mean "{near}"?', meant=(*path, near))
-    elsewhere = _homes(Config).get(name, ())
+    elsewhere = [home for key, home in _homes(Config) if key == name]
     if elsewhere:
+        elsewhere.sort(key=lambda home: home.count("."))  # the least deep are the likeliest
         homes = " or ".join(f'"{home}"' for home in elsewhere[:2])
         return Failure(at, f"is an unknown key here; did you mean {homes}?")
     wanted = f"want one of: {', '.join(known)}"
@@ -164,15 +166,14 @@ def _unknown_key(cls: type, name: str, path: KeyPath) -> Failure:
     return Failure(at, f"is an unknown key; {wanted}")
 
 
-def _homes(cls: type, prefix: str = "") -> Mapping[str, tuple[str, ...]]:
-    """List under each key's name where in the model it belongs."""
-    found: dict[str, tuple[str, ...]] = {}
-    for name, kind in get_type_hints(cls).items():
+def _homes(cls: type, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """List every key of the model: its name, and where it belongs."""
+    hints = get_type_hints(cls)
+    for one in attrs.fields(cls):
+        name, kind = key_name(one), hints[one.name]
         at = f"{prefix}{name}"
-        found[name] = (*found.get(name, ()), at)
-        item = next(iter(get_args(kind)), None)
-        within, of = (kind, f"{at}.") if attrs.has(kind) else (item, f"{at}[].")
-        if within is not None and attrs.has(within):
-            for key, homes in _homes(within, of).items():
-                found[key] = (*found.get(key, ()), *homes)
-    return found
+        yield name, at
+        if attrs.has(kind):
+            yield from _homes(kind, f"{at}.")
+        for item in filter(attrs.has, get_args(kind)):
+            yield from _homes(item, f"{at}[]." if get_origin(kind) is tuple else f"{at}.*.")

@@ -1,4 +1,4 @@
-"""What a configuration keeps in other files: secrets, certificates, and the places of logs.
+"""What a configuration keeps in other files: secrets, certificates, logs, and the key store.
 
 ``NAME_file`` beside a secret ``NAME`` is read into it; the paths of certificates stay paths, but
 must be readable. What opens files is handed in as callables: nothing is opened here.
@@ -6,14 +6,16 @@ must be readable. What opens files is handed in as callables: nothing is opened 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from os.path import dirname
 from typing import Any
 
 import attrs
 
+from llmproxy.config.checks_admin import needs_db
 from llmproxy.config.findings import Findings, KeyPath, path_text, quoted
 from llmproxy.config.model import BackendTls, Config, ServerTls
+from llmproxy.config.setting import key_name
 
 ReadFile = Callable[[str], str]
 """Gives a file's text, or raises `OSError` or `ValueError` (it is not UTF-8)."""
@@ -46,6 +48,13 @@ def _read_within(value: Any, path: KeyPath, read_file: ReadFile, findings: Findi
         ]
         unchanged = all(new is old for new, old in zip(items, value, strict=True))
         return value if unchanged else tuple(items)
+    if isinstance(value, Mapping):
+        entries = {
+            name: _read_within(item, (*path, name), read_file, findings)
+            for name, item in value.items()
+        }
+        unchanged = all(entries[name] is old for name, old in value.items())
+        return value if unchanged else entries
     if not attrs.has(type(value)):
         return value
     changes: dict[str, Any] = {}
@@ -55,7 +64,7 @@ def _read_within(value: Any, path: KeyPath, read_file: ReadFile, findings: Findi
         if field.metadata.get("secret") and f"{name}_file" in fields:
             new = _secret(value, name, path, read_file, findings)
         else:
-            new = _read_within(old, (*path, name), read_file, findings)
+            new = _read_within(old, (*path, key_name(field)), read_file, findings)
         if new is not old:
             changes[name] = new
     return attrs.evolve(value, **changes) if changes else value
@@ -158,6 +167,25 @@ def check_logs(config: Config, is_directory: Callable[[str], bool], findings: Fi
     if access.enabled and access.output == "file":
         at = ("logging", "access")
         _check_place((*at, "output"), (*at, "path"), access.path, is_directory, findings)
+
+
+def check_db_path(config: Config, is_directory: Callable[[str], bool], findings: Findings) -> None:
+    """Check that keys and budgets are kept in a file, in a directory that is there or can be."""
+    if not needs_db(config):
+        return
+    at: KeyPath = ("admin", "db_path")
+    file = config.admin.db_path
+    folder = dirname(file) or "."
+    if not file:
+        findings.check(at, "is empty; want the name of a file")
+    elif file == ":memory:":
+        findings.check(at, '":memory:" would forget keys and budgets; want the name of a file')
+    elif file.endswith("/") or is_directory(file):
+        findings.check(at, f"{quoted(file)} is a directory; want a file")
+    elif not is_directory(folder) and not is_directory(dirname(folder) or "."):
+        findings.check(
+            at, f"{quoted(file)} is in a directory that does not exist, nor does the one above"
+        )
 
 
 def _check_place(

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from llmproxy.config.findings import Findings, KeyPath, path_text
-from llmproxy.config.model import Config, StaticKey
+from llmproxy.config.model import Config
+from llmproxy.config.model_auth import StaticKey
 
 SHORTEST_KEY: Final = 6
 """Characters of a key, at least."""
@@ -32,6 +33,11 @@ def static_keys(config: Config) -> Iterator[tuple[KeyPath, StaticKey]]:
             yield ("api_keys", index), key
 
 
+def knows_keys(config: Config) -> bool:
+    """Say whether there is a key, or a source that may know some."""
+    return any(static_keys(config)) or any(one.type != "static" for one in config.auth.pipeline)
+
+
 def check_keys(config: Config, findings: Findings) -> None:
     """Check that there is a key where one is needed, and that each can be sent and told apart."""
     storage: KeyPath = ("auth", "storage")
@@ -45,22 +51,33 @@ def check_keys(config: Config, findings: Findings) -> None:
         findings.check(
             storage, "is file, but there are no api_keys; want some", needs=(("api_keys",),)
         )
-    elif config.auth.enabled and not any(static_keys(config)):
+    elif config.auth.enabled and not knows_keys(config):
         findings.check(
             ("auth", "enabled"),
-            "is true, but there is no key; want one in auth.pipeline or api_keys, "
-            "or auth.enabled: false to let everybody in",
+            "is true, but there is no key; want one in auth.pipeline or api_keys, another source "
+            "of keys in auth.pipeline, or auth.enabled: false to let everybody in",
             needs=(("auth", "pipeline"), storage, ("api_keys",)),
         )
     first_places: dict[str, KeyPath] = {}
     for path, key in _all_keys(config):
         _check_key(path, key, first_places, findings)
+        _check_life(path, key, findings)
 
 
 def _all_keys(config: Config) -> Iterator[tuple[KeyPath, StaticKey]]:
     yield from static_keys(config)
     if config.auth.storage != "file":
         yield from ((("api_keys", index), key) for index, key in enumerate(config.api_keys))
+
+
+def _check_life(path: KeyPath, key: StaticKey, findings: Findings) -> None:
+    if key.starts_at is None or key.expires_at is None or key.starts_at < key.expires_at:
+        return
+    findings.check(
+        (*path, "expires_at"),
+        "is not after starts_at; want a later time",
+        needs=((*path, "starts_at"),),
+    )
 
 
 def _check_key(

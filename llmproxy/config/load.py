@@ -13,10 +13,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from llmproxy.config.checks import check
+from llmproxy.config.checks_admin import check_admin
+from llmproxy.config.checks_auth import check_auth
+from llmproxy.config.checks_limits import check_limits
+from llmproxy.config.checks_storage import check_storage
 from llmproxy.config.files import (
     FindTlsFault,
     ReadFile,
     check_certificates,
+    check_db_path,
     check_logs,
     read_secrets,
 )
@@ -88,7 +93,7 @@ def parse_config(
         read_file: Gives the text of a file that the configuration names; raises `OSError`, or
             `UnicodeDecodeError` when it is not UTF-8.
         is_directory: Says whether a path is a directory that exists; asked only for those that
-            log files are in.
+            log files and the key store are in.
         find_tls_fault: Looks into the certificate and the key of the listeners.
 
     Raises:
@@ -104,9 +109,14 @@ def parse_config(
         raise findings.error()
     config = read_secrets(structure(tree, findings), read_file, findings)
     check(config, findings)
+    check_auth(config, findings)
     check_keys(config, findings)
+    check_limits(config, findings)
+    check_storage(config, findings)
+    check_admin(config, findings)
     check_certificates(config, read_file, find_tls_fault, findings)
     check_logs(config, is_directory, findings)
+    check_db_path(config, is_directory, findings)
     if findings:
         raise findings.error()
     return config

@@ -1,61 +1,21 @@
 """The configuration model: every key, its type, its default and a line on it.
 
 One class per YAML mapping, one attribute per key, under the key's own name. This module is the
-single place where a key is declared: the loader derives types and defaults from it, and a test
+single place where a key is declared (with its neighbours `model_auth` and `model_stores`, which
+hold the larger sections): the loader derives types and defaults from it, and a test
 holds ``etc/llmproxy.reference.yaml`` to it. It knows nothing of YAML, files or the daemon.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NewType
+from typing import Literal
 
 import attrs
 
-Duration = NewType("Duration", float)
-"""Seconds. In YAML: ``500ms``, ``30s``, ``5m``, ``1h``, or a number of seconds; 0 is "none"."""
-
-Size = NewType("Size", int)
-"""Bytes. In YAML: ``64MiB``, ``10MB``, or a number of bytes."""
-
-Secret = NewType("Secret", str)
-"""A value that no log, error or ``repr`` may show. ``NAME_file`` beside it reads it from a file."""
-
-Cidr = NewType("Cidr", str)
-"""An IP network or address: ``10.0.0.0/8``, ``fd00::/8``, ``192.0.2.7``."""
-
-Timestamp = NewType("Timestamp", float)
-"""Seconds since the epoch. In YAML: an ISO 8601 date or time; without a zone it is UTC."""
-
-MiB = 1024 * 1024
-GiB = 1024 * MiB
-
-
-def setting(
-    doc: str,
-    default: Any = attrs.NOTHING,
-    *,
-    factory: Any = None,
-    only: Any = None,
-    later: str = "",
-    secret: bool = False,
-    minimum: float | None = None,
-) -> Any:
-    """Declare one configuration key.
-
-    Args:
-        doc: One line for the operator.
-        default: The value when the key is absent; without one the key is required.
-        factory: Makes the default when it is mutable or a nested section.
-        only: The values that this version can honour; any other is "not available yet".
-        later: What the refused values would do, for that message.
-        secret: Never shown.
-        minimum: The smallest number allowed.
-    """
-    metadata = {"doc": doc, "only": only, "later": later, "secret": secret, "minimum": minimum}
-    if factory is not None:
-        return attrs.field(factory=factory, metadata=metadata, repr=not secret)
-    return attrs.field(default=default, metadata=metadata, repr=not secret)
+from llmproxy.config.model_auth import Auth, StaticKey
+from llmproxy.config.model_stores import Admin, RateLimit, Storage
+from llmproxy.config.setting import Cidr, Duration, GiB, MiB, Secret, Size, setting
 
 
 @attrs.frozen(kw_only=True)
@@ -180,61 +140,6 @@ class Model:
 
 
 @attrs.frozen(kw_only=True)
-class StaticKey:
-    """One key of a static list."""
-
-    key: Secret = setting("the secret that the client sends", Secret(""), secret=True)
-    key_file: str = setting("file to read key from", "")
-    name: str = setting("for humans and logs", "")
-    user_id: str = setting("whose it is", "")
-    status: Literal["active", "disabled"] = setting("a disabled key is answered 403", "active")
-    expires_at: Timestamp | None = setting("the end of its life; null: never", None)
-    allowed_models: tuple[str, ...] = setting("model ids (globs); empty: all", ())
-    allowed_ips: tuple[Cidr, ...] = setting("networks; empty: all", ())
-    denied_ips: tuple[Cidr, ...] = setting("networks; stronger than allowed_ips", ())
-
-
-@attrs.frozen(kw_only=True)
-class StaticProvider:
-    """``auth.pipeline[].static``: keys in the file itself."""
-
-    keys: tuple[StaticKey, ...] = setting("the keys", ())
-
-
-@attrs.frozen(kw_only=True)
-class Provider:
-    """``auth.pipeline[]``: one source of keys."""
-
-    name: str = setting("unique; seen in logs")
-    type: Literal["static", "builtin", "redis", "database", "webhook"] = setting(
-        "the kind of source", only=("static",), later="key stores"
-    )
-    static: StaticProvider = setting("for type static", factory=StaticProvider)
-
-
-@attrs.frozen(kw_only=True)
-class Auth:
-    """``auth``: who may use the gateway."""
-
-    enabled: bool = setting("without it everybody may", True)
-    header_names: tuple[str, ...] = setting(
-        'tried in order, the first non-empty wins; Authorization gives what follows "Bearer "',
-        ("Authorization", "X-API-Key"),
-    )
-    mode: Literal["first_match", "all"] = setting(
-        "how the pipeline's verdicts combine",
-        "first_match",
-        only=("first_match",),
-        later="all providers must agree",
-    )
-    skip_paths: tuple[str, ...] = setting(
-        "local paths served without a key", ("/health", "/ready", "/metrics")
-    )
-    storage: Literal["", "file"] = setting('"file": the keys are the top-level api_keys', "")
-    pipeline: tuple[Provider, ...] = setting("sources of keys, in order", ())
-
-
-@attrs.frozen(kw_only=True)
 class Retry:
     """``routing.retry``: another try after a failure that the backend provably did not accept."""
 
@@ -319,6 +224,9 @@ class Config:
     models: tuple[Model, ...] = setting("when given, these are the models that clients see", ())
     auth: Auth = setting("who may use the gateway", factory=Auth)
     api_keys: tuple[StaticKey, ...] = setting("the short form: keys with auth.storage: file", ())
+    rate_limit: RateLimit = setting("how much may be asked", factory=RateLimit)
+    storage: Storage = setting("databases and caches that others name", factory=Storage)
+    admin: Admin = setting("the admin API", factory=Admin)
     routing: Routing = setting("which backend takes a request", factory=Routing)
     health_check: HealthCheck = setting("active checks", factory=HealthCheck)
     log: Log = setting("the daemon's own log", factory=Log)
@@ -326,10 +234,7 @@ class Config:
 
 
 LATER_SECTIONS: Mapping[str, str] = {
-    "rate_limit": "rate and concurrency limits",
     "usage": "usage reporters",
-    "storage": "databases and caches",
-    "admin": "the admin API",
     "metrics": "Prometheus metrics",
     "monitoring": "alerts on long streams",
     "discovery": "service discovery",
@@ -343,20 +248,6 @@ LATER_KEYS: Mapping[type, Mapping[str, str]] = {
         "client_ca_file": "client certificates",
         "client_auth": "client certificates",
     },
-    StaticKey: {
-        "total_quota": "quotas",
-        "used_quota": "quotas",
-        "quota_reset_period": "quotas",
-        "rate_limit": "own limits",
-        "metadata": "key metadata",
-    },
-    Provider: {
-        "builtin": "key stores",
-        "redis": "key stores",
-        "database": "key stores",
-        "webhook": "key stores",
-    },
-    Auth: {"status_codes": "own answers for refused keys"},
     Retry: {"budget": "a retry budget"},
     Routing: {"breaker": "circuit breakers", "queue": "queues", "fallback": "model fallback"},
     Logging: {"request": "a log of request bodies"},

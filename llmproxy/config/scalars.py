@@ -12,13 +12,16 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from llmproxy.config import units
 from llmproxy.config.environment import FromEnvironment
 from llmproxy.config.yaml_lines import BROKEN, plain_scalar
 
 Reader = Callable[[Any], Any]
+
+LARGEST_NUMBER: Final = 2**53
+"""Of whole numbers; those above are not the same number everywhere (RFC 8259, section 6)."""
 
 # Lone surrogates cannot be encoded, and no file name, header or log line can hold a NUL.
 _NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
@@ -97,6 +100,8 @@ def whole_number(minimum: float | None) -> Reader:
         read = _read_plain(value)
         if not isinstance(read, int) or isinstance(read, bool):
             raise WrongValueError(value, "is not a whole number", wanted)
+        if read > LARGEST_NUMBER:
+            raise WrongValueError(value, "is too large", f"at most {LARGEST_NUMBER}")
         return int(_not_below(minimum, read, value))
 
     return read_whole_number

@@ -19,8 +19,9 @@ from cattrs.gen import make_dict_structure_fn, override
 from llmproxy.config import scalars
 from llmproxy.config.explain import Failure, failures
 from llmproxy.config.findings import Findings
-from llmproxy.config.model import Cidr, Config, Duration, Secret, Server, Size, Timestamp
+from llmproxy.config.model import Config, Server
 from llmproxy.config.scalars import Reader, WrongValueError, intact
+from llmproxy.config.setting import Cidr, Duration, Secret, Size, Timestamp, key_name
 
 
 def structure(tree: Any, findings: Findings) -> Config:
@@ -70,8 +71,8 @@ def stand_in(kind: Any) -> Any:
     """
     if attrs.has(kind):
         hints = get_type_hints(kind)
-        required = [one.name for one in attrs.fields(kind) if one.default is attrs.NOTHING]
-        return {name: stand_in(hints[name]) for name in required}
+        required = [one for one in attrs.fields(kind) if one.default is attrs.NOTHING]
+        return {key_name(one): stand_in(hints[one.name]) for one in required}
     origin = get_origin(kind)
     if origin is tuple:
         return []
@@ -98,7 +99,7 @@ def _section(converter: cattrs.Converter, cls: type) -> Any:
     keys: dict[str, Any] = {}
     for one in attrs.fields(cls):
         read = _key_reader(converter, cls, one, hints[one.name])
-        keys[one.name] = override(struct_hook=_as_hook(read))
+        keys[one.name] = override(rename=key_name(one), struct_hook=_as_hook(read))
     return make_dict_structure_fn(
         cls,
         converter,
@@ -193,7 +194,7 @@ def _read_section(converter: cattrs.Converter, cls: type, value: Any) -> Any:
     if value is None and all(one.default is not attrs.NOTHING for one in attrs.fields(cls)):
         value = {}  # "auth:" with all its keys commented out
     if not isinstance(value, dict):
-        keys = ", ".join(one.name for one in attrs.fields(cls))
+        keys = ", ".join(map(key_name, attrs.fields(cls)))
         raise WrongValueError(
             value, "is not a mapping", f"keys of: {keys}", hide=holds_secrets(cls)
         )
@@ -212,7 +213,9 @@ def _read_list(read: Reader, kind: Any, value: Any) -> tuple[Any, ...]:
 def _read_mapping(read: Reader, kind: Any, value: Any) -> dict[str, Any]:
     value = {} if value is None else value
     if not isinstance(value, dict):
-        raise WrongValueError(value, "is not a mapping", "one, each entry as name: value")
+        raise WrongValueError(
+            value, "is not a mapping", "one, each entry as name: value", hide=holds_secrets(kind)
+        )
     return _read_items(read, kind, value.items(), dict)
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from typing import Final
 
-from llmproxy.config.model import Cidr, Duration, Size, Timestamp
+from llmproxy.config.setting import Cidr, Duration, Size, Timestamp
 
 WANTED_DURATION: Final = "a duration such as 500ms, 30s, 5m, 1h, 2d or a number of seconds"
 WANTED_SIZE: Final = "a size such as 64MiB, 10MB, 32KiB, 1GiB or a number of bytes"
@@ -126,6 +126,7 @@ def timestamp(value: object) -> Timestamp:
         moment = datetime.fromisoformat(value)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
-        return Timestamp(moment.timestamp())
+        # Whoever shows it shows it in UTC, where the years from 1 to 9999 are all there is.
+        return Timestamp(moment.astimezone(UTC).timestamp())
     except (ValueError, OverflowError):
         raise ValueError(WANTED_TIMESTAMP) from None

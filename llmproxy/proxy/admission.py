@@ -1,8 +1,8 @@
 """Admission: from a request's head to the right to send it to a backend.
 
 In this order, so that nothing is held for those who do not belong: loops and draining, the key, the
-body up to its limits, the facts in it, the model. What is known so far is noted as it becomes
-known, for the record of a request that is refused halfway.
+body up to its limits, the facts in it, the model, rates and budgets. What is known so far is noted
+as it becomes known, for the record of a request that is refused halfway.
 """
 
 from __future__ import annotations
@@ -11,10 +11,19 @@ from collections.abc import Callable
 
 import attrs
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
-from llmproxy.errors import Draining, UnsupportedEncoding
-from llmproxy.interfaces import IAuthenticator, IByteBudget, IClientRequest, IRouter
-from llmproxy.values import ModelRoute, Principal, RequestFacts
+from llmproxy.errors import Draining, GatewayError, UnsupportedEncoding
+from llmproxy.interfaces import (
+    IAuthenticator,
+    IByteBudget,
+    IClientRequest,
+    IGrant,
+    ILimiter,
+    IRouter,
+)
+from llmproxy.values import Demand, ModelRoute, Principal, RequestFacts
+from llmproxy.wire.estimate import estimate_prompt, longest_answer
 from llmproxy.wire.facts import read_facts
 from llmproxy.wire.fields import FieldRules
 
@@ -26,11 +35,15 @@ class Admitted:
     Attributes:
         body: Counts against the budget until `Admission.release`.
         body_bytes: Its size, still known after the release.
+        prompt_tokens: An estimate of its prompt.
+        grant: What the limits gave; to be settled.
     """
 
     principal: Principal = Principal()
     body: bytes = attrs.field(default=b"", repr=False)
     body_bytes: int = 0
+    prompt_tokens: int = 0
+    grant: IGrant | None = None
     facts: RequestFacts | None = None
     route: ModelRoute | None = None
 
@@ -47,6 +60,8 @@ class Admission:
         budget: Bytes that all bodies together may hold.
         max_body_bytes: Largest body.
         is_draining: Whether new requests are turned away.
+        limiter: Holds requests to rates and budgets.
+        restate: Puts the operator's own words and statuses in.
     """
 
     authenticator: IAuthenticator
@@ -56,11 +71,20 @@ class Admission:
     budget: IByteBudget
     max_body_bytes: int
     is_draining: Callable[[], bool]
+    limiter: ILimiter
+    restate: Callable[[GatewayError], GatewayError]
 
     def identify(self, request: IClientRequest) -> Deferred[Principal]:
         """Say who a request is for; see `IAuthenticator.authenticate` for what it fails with."""
+        return self._authenticate(request).addErrback(self._restate)
+
+    def _authenticate(self, request: IClientRequest) -> Deferred[Principal]:
         credential = self.read_credential(request.header)
         return self.authenticator.authenticate(credential, request.client_ip)
+
+    def _restate(self, failure: Failure) -> Failure:
+        error = failure.value
+        return Failure(self.restate(error)) if isinstance(error, GatewayError) else failure
 
     async def admit(self, request: IClientRequest, admitted: Admitted) -> None:
         """Let a request in, noting in ``admitted`` what becomes known.
@@ -69,16 +93,25 @@ class Admission:
             GatewayError: It may not pass; the class says why.
             ClientGone: The client left.
         """
+        try:
+            await self._admit(request, admitted)
+        except GatewayError as error:
+            raise self.restate(error) from None
+
+    async def _admit(self, request: IClientRequest, admitted: Admitted) -> None:
         if self.is_draining():
             raise Draining
         self.rules.check_loop(request.raw_headers)
-        admitted.principal = await self.identify(request)
+        admitted.principal = principal = await self._authenticate(request)
         if request.header(b"content-encoding").lower() not in (b"", b"identity"):
             raise UnsupportedEncoding
         admitted.body = await request.read_body(self.max_body_bytes, self.budget)
         admitted.body_bytes = len(admitted.body)
         admitted.facts = facts = read_facts(admitted.body)
-        admitted.route = self.router.route(facts.model, admitted.principal)
+        admitted.route = route = self.router.route(facts.model, principal)
+        admitted.prompt_tokens = prompt_tokens = estimate_prompt(admitted.body_bytes, route.context)
+        tokens = prompt_tokens + longest_answer(facts.max_tokens, route.output)
+        admitted.grant = await self.limiter.acquire(Demand(principal, route.model_id, tokens))
 
     def release(self, admitted: Admitted) -> None:
         """Give the body's bytes back."""

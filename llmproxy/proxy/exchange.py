@@ -39,6 +39,7 @@ from llmproxy.proxy.relay import Relay
 from llmproxy.timeouts import Timeouts
 from llmproxy.values import Backend, MeterReading, Outcome, TriedBackend, UsageRecord
 from llmproxy.wire.backoff import Backoff
+from llmproxy.wire.estimate import spent_tokens
 from llmproxy.wire.fields import Caller, FieldRules, encode_fields
 from llmproxy.wire.request_id import new_id
 from llmproxy.wire.sessions import read_session
@@ -112,8 +113,11 @@ class Exchange:
         self._relay: Relay | None = None
         self._meter: Meter | None = None
         self._status = 0
+        self._backend_status = 0
         self._error_code = ""
         self._answered_bytes = 0
+        self._flow: Flow | None = None
+        self._cut_by: GatewayError | None = None
         self.state = "admitting"
         self.attempts = 0
 
@@ -122,10 +126,25 @@ class Exchange:
 
     def start(self) -> None:
         """Run to the end; nothing is raised, all is concluded."""
-        flow = Flow(self._run_to_end())
+        self._flow = flow = Flow(self._run_to_end())
         flow.run()
         if self.state != "concluded":
             self._request.on_gone(flow.cancel)
+
+    @property
+    def key_id(self) -> str:
+        """The id of the key that it runs under; empty before that is known."""
+        return self._admitted.principal.key_id
+
+    def cut(self, error: GatewayError) -> None:
+        """End it now, wherever it is; the client is told why as far as that can still be told."""
+        if self.state == "concluded" or self._cut_by is not None:
+            return
+        self._cut_by = error
+        if self._relay is not None:
+            self._relay.cut_short(error)
+        elif self._flow is not None:
+            self._flow.cancel()
 
     async def _run_to_end(self) -> None:
         outcome: Outcome = "upstream_error"
@@ -134,12 +153,17 @@ class Exchange:
             outcome = "ok"
         except (ClientGone, CancelledError) as left:
             clear_frames(left.__traceback__)
-            if self._meter is not None and self._meter.done:
+            if self._cut_by is not None and isinstance(left, CancelledError):
+                outcome = "rejected"
+                self._answer(self._cut_by)
+            elif self._meter is not None and self._meter.done:
                 outcome = "ok"  # many clients close at [DONE], before the last chunk is in
             else:
                 outcome, self._status = "client_abort", 499
         except RelayBroken as broken:
             outcome = "timeout" if broken.timeout else "truncated"
+            if self._cut_by is not None:
+                outcome = "rejected"
             self._error_code = broken.code
         except GatewayError as error:
             clear_frames(error.__traceback__)
@@ -267,7 +291,7 @@ class Exchange:
             answer.append((b"x-accel-buffering", b"no"))
         if response.length is not UNKNOWN_LENGTH and withholder is None:
             answer.append((b"content-length", b"%d" % response.length))
-        self._status = response.code
+        self._status = self._backend_status = response.code
         self._meter = make_meter(stream=is_stream)
         self._relay = Relay(
             request,
@@ -296,10 +320,22 @@ class Exchange:
         """Give back what was taken, and report."""
         assert self.state != "concluded"
         self.state = "concluded"
+        admitted = self._admitted
         self._release()
-        self._path.admission.release(self._admitted)
+        self._path.admission.release(admitted)
         self._path.running.discard(self)
         record = self._record(outcome)
+        if admitted.grant is not None:
+            admitted.grant.settle(
+                spent_tokens(
+                    record.usage,
+                    record.usage_source,
+                    prompt_tokens=admitted.prompt_tokens,
+                    # The record's status is another one when the client has left.
+                    answered=0 < self._backend_status < 400 and not self._answered_bytes,
+                    bytes_out=record.bytes_out,
+                )
+            )
         for reporter in self._path.reporters:
             reporter.report(record)
 

@@ -16,7 +16,7 @@ from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
 from zope.interface import implementer
 
-from llmproxy.errors import BadResponse, GatewayTimeout, RelayBroken
+from llmproxy.errors import BadResponse, GatewayError, GatewayTimeout, RelayBroken
 from llmproxy.interfaces import IClientRequest
 from llmproxy.proxy.meter import Meter
 from llmproxy.wire.api_errors import error_event
@@ -122,11 +122,19 @@ class Relay(Protocol):
             self._request.finish()
             self.finished.callback(None)
         else:
-            self._break_off("connection_lost", "The inference server broke off its answer.")
+            message = "The inference server broke off its answer."
+            self._break_off("connection_lost", message, BadResponse(message))
 
-    def _break_off(self, code: str, message: str, *, timeout: bool = False) -> None:
+    def cut_short(self, error: GatewayError) -> None:
+        """End an answer that may not go on; `finished` fails with the error if nothing went out."""
+        if not self._ended:
+            self._end()
+            self._cut()
+            self._break_off(error.code, str(error), error)
+
+    def _break_off(self, code: str, message: str, unsent: GatewayError) -> None:
         if not self._head_sent:
-            self.finished.errback(GatewayTimeout(message) if timeout else BadResponse(message))
+            self.finished.errback(unsent)
             return
         farewell = b""
         if self._is_stream:
@@ -135,6 +143,7 @@ class Relay(Protocol):
                 farewell = b"\n\n" + farewell  # end the torn event, so that this one can be read
         self._request.break_off(farewell)
         self.bytes_out += len(farewell)
+        timeout = isinstance(unsent, GatewayTimeout)
         self.finished.errback(RelayBroken(code, message, timeout=timeout))
 
     def _at_event_end(self) -> bool:
@@ -186,7 +195,7 @@ class Relay(Protocol):
         self._timer = None
         self._end()
         self._cut()
-        self._break_off(code, message, timeout=True)
+        self._break_off(code, message, GatewayTimeout(message))
 
     # backpressure
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -69,7 +69,9 @@ class EdgeResource(Resource):
 
     async def _answer_known(self, request: EdgeRequest, identify: Identify) -> None:
         try:
-            self.answer(request, await identify(request))
+            done = self.answer(request, await identify(request))
+            if done is not None:
+                await done
         except CancelledError:
             self._log.debug("{request!r} left before it was answered", request=request)
         except GatewayError as error:
@@ -78,8 +80,12 @@ class EdgeResource(Resource):
             self._log.failure("{request!r} failed", request=request)
             answer_error(request, InternalError())
 
-    def answer(self, request: EdgeRequest, principal: Principal) -> None:
+    def answer(
+        self, request: EdgeRequest, principal: Principal
+    ) -> Coroutine[Deferred[Any], Any, None] | None:
         """Answer one of ``methods``; the resource finishes the request itself.
+
+        A coroutine only where `identify` was given; the client's leaving cancels it.
 
         Raises:
             GatewayError: Only where `identify` was given: it is answered.

@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING, Any
 from twisted.web.resource import Resource
 
 from llmproxy.config.model import Cors
-from llmproxy.interfaces import IBackendStatuses, IClientRequest, IModelCatalog
+from llmproxy.interfaces import (
+    IBackendStatuses,
+    IClientRequest,
+    ILimiter,
+    IModelCatalog,
+    IUsageTotals,
+)
 from llmproxy.resources.base import EdgeResource, Identify
 from llmproxy.resources.health import HealthResource, ReadyResource
+from llmproxy.resources.me import MeResource
 from llmproxy.resources.models import ModelsResource
 from llmproxy.resources.proxy import RELAYED_PATHS, ProxyResource
 from llmproxy.values import Principal
@@ -118,6 +125,9 @@ def make_root(
     identify: Identify,
     begin: Callable[[IClientRequest], object],
     catalog: IModelCatalog,
+    limiter: ILimiter,
+    totals: IUsageTotals,
+    now: Callable[[], float],
     backends: IBackendStatuses,
     is_draining: Callable[[], bool],
     cors: CrossOrigin,
@@ -129,6 +139,9 @@ def make_root(
         identify: Says who asks.
         begin: Starts an exchange.
         catalog: Knows the models.
+        limiter: Knows how keys stand.
+        totals: Know what was used.
+        now: Seconds since the epoch.
         backends: Know their states.
         is_draining: Whether the daemon is.
         cors: What browsers may do.
@@ -142,6 +155,7 @@ def make_root(
     _put(root, b"/health", HealthResource(guard("/health")))
     _put(root, b"/ready", ReadyResource(backends, is_draining, guard("/ready")))
     _put(root, b"/v1/models", ModelsResource(identify, catalog))
+    _put(root, b"/me", MeResource(identify, catalog, limiter, totals, now))
     relayed = ProxyResource(begin)
     for path in RELAYED_PATHS:
         _put(root, path, relayed)

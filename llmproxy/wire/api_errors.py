@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from http import HTTPStatus
+from math import ceil
 
 import msgspec
 
@@ -30,8 +31,8 @@ def error_answer(error: GatewayError) -> tuple[Fields, bytes]:
         (b"Content-Length", b"%d" % len(body)),
     ]
     if error.retry_after_s is not None:
-        fields.append((b"Retry-After", b"%d" % error.retry_after_s))
-        fields.append((b"retry-after-ms", b"%d" % (error.retry_after_s * 1000)))
+        fields.append((b"Retry-After", b"%d" % ceil(error.retry_after_s)))
+        fields.append((b"retry-after-ms", b"%d" % ceil(error.retry_after_s * 1000)))
     fields.extend(error.headers)
     return fields, body
 

@@ -2,145 +2,315 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Any, Literal
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
-from twisted.python.failure import Failure
-from zope.interface import implementer
-from zope.interface.verify import verifyObject
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from llmproxy.auth.anonymous import AnonymousAuthenticator
-from llmproxy.auth.pipeline import FirstMatch, from_config
-from llmproxy.auth.static import StaticAuthenticator
-from llmproxy.config.model import Auth, Provider, Secret, StaticKey, StaticProvider
-from llmproxy.errors import InvalidApiKey, KeyDisabled
-from llmproxy.interfaces import IAuthenticator
+from llmproxy.auth.keyed import KeyAuthenticator
+from llmproxy.auth.pipeline import BUILTIN_TIMES, Lookups, from_config
+from llmproxy.auth.throttle import FailureThrottle
+from llmproxy.config.model_auth import (
+    Auth,
+    DatabaseProvider,
+    Provider,
+    RedisProvider,
+    StaticKey,
+    StaticProvider,
+    WebhookProvider,
+)
+from llmproxy.config.setting import Duration, Secret
+from llmproxy.entitlements import Limits, OwnLimits
+from llmproxy.errors import (
+    AuthUnavailable,
+    GatewayError,
+    InvalidApiKey,
+    KeyDisabled,
+    StoreUnavailable,
+    TooManyFailures,
+)
+from llmproxy.key_records import KeyRecord
 from llmproxy.values import Principal
+from tests.auth.fakes import MemoryDatabase, MemoryKeyStore, MemoryRedis, outcome
+
+IP = "192.0.2.7"
 
 
-@implementer(IAuthenticator)
-class Source:
-    """Gives one result, and remembers what it was asked."""
+class SilentClient:
+    """A service that never answers."""
 
-    def __init__(self, result: Deferred[Principal]) -> None:
-        self.result = result
-        self.asked: list[tuple[str, str]] = []
-
-    def authenticate(self, credential: str, client_ip: str) -> Deferred[Principal]:
-        """Give the result."""
-        self.asked.append((credential, client_ip))
-        return self.result
+    def request(self, method: str, url: str, **arguments: Any) -> Deferred[Any]:
+        """Let it wait."""
+        return Deferred()
 
 
-def outcome(asked: Deferred[Principal]) -> Any:
-    """Take a Deferred's result or its failure's class; None while there is none."""
-    results: list[Any] = []
-    asked.addBoth(results.append)
-    if not results:
-        return None
-    return results[0].type if isinstance(results[0], Failure) else results[0]
+class Place:
+    """All that keys can be looked up in, and an authenticator over some of it."""
+
+    def __init__(
+        self,
+        *providers: Provider,
+        mode: Literal["first_match", "all"] = "first_match",
+        api_keys: tuple[StaticKey, ...] = (),
+        **options: Any,
+    ) -> None:
+        self.clock = Clock()
+        self.redis = MemoryRedis()
+        self.database = MemoryDatabase()
+        self.database.connection.execute("CREATE TABLE api_keys (key text, owner text)")
+        self.store = MemoryKeyStore()
+        self.revoked: list[tuple[str, type[GatewayError]]] = []
+        self.auth = from_config(
+            Auth(pipeline=providers, mode=mode, storage="file" if api_keys else ""),
+            api_keys,
+            secret=b"s" * 16,
+            now=lambda: 1000.0 + self.clock.seconds(),
+            throttle=FailureThrottle(60, 3, clock=self.clock),
+            lookups=Lookups(
+                clock=self.clock,
+                redis={"primary": self.redis},
+                databases={"primary": self.database},
+                key_store=self.store,
+                new_webhook_client=SilentClient,
+                read_body=lambda *_: Deferred(),
+            ),
+            on_revoked=lambda key_id, error: self.revoked.append((key_id, type(error))),
+            **options,
+        )
+
+    def ask(self, credential: str, client_ip: str = IP) -> Any:
+        """Give the principal of a key, or the class of its refusal."""
+        return outcome(self.auth.authenticate(credential, client_ip))
+
+    def in_redis(self, key: str, **fields: Any) -> None:
+        """Set a record."""
+        self.redis.held[f"llmproxy:key:{key}".encode()] = json.dumps(fields).encode()
 
 
-def unknown() -> Source:
-    """Make a source that does not know the key."""
-    return Source(fail(InvalidApiKey()))
-
-
-def test_first_that_knows_the_key_decides() -> None:
-    """Sources that do not know it are passed over, later ones are not asked."""
-    known, later = Source(succeed(Principal("k"))), Source(succeed(Principal("later")))
-    pipeline = FirstMatch([unknown(), known, later])
-    assert verifyObject(IAuthenticator, pipeline)
-    assert outcome(pipeline.authenticate("sk", "192.0.2.7")) == Principal("k")
-    assert known.asked == [("sk", "192.0.2.7")]
-    assert later.asked == []
-
-
-def test_refusal_is_a_decision() -> None:
-    """A disabled key is not looked for further down."""
-    pipeline = FirstMatch([unknown(), Source(fail(KeyDisabled())), Source(succeed(Principal()))])
-    assert outcome(pipeline.authenticate("sk", "")) is KeyDisabled
-
-
-@pytest.mark.parametrize("count", [0, 1, 3])
-def test_nobody_knows_the_key(count: int) -> None:
-    """After the last source the key is unknown."""
-    pipeline = FirstMatch([unknown() for _ in range(count)])
-    assert outcome(pipeline.authenticate("sk", "")) is InvalidApiKey
-
-
-def test_waits_and_cancels() -> None:
-    """A slow source is waited for; cancelling reaches it, and nobody is asked after it."""
-    slow, later = Source(Deferred()), Source(succeed(Principal()))
-    asked = FirstMatch([unknown(), slow, later]).authenticate("sk", "")
-    assert outcome(asked) is None
-    asked.cancel()
-    assert slow.result.called
-    assert later.asked == []
-
-
-def test_cancelled_verdict_is_unknown() -> None:
-    """A cancelled question fails as such, not as an unknown key."""
-    asked = FirstMatch([Source(Deferred())]).authenticate("sk", "")
-    results: list[Failure] = []
-    asked.addErrback(results.append)
-    asked.cancel()
-    assert results[0].type is CancelledError
-
-
-def configured(auth: Auth, *api_keys: StaticKey) -> IAuthenticator:
-    """Make the authenticator of a configuration."""
-    return from_config(auth, api_keys, secret=b"s" * 16, now=lambda: 0.0)
-
-
-def listed(secret: str, name: str = "") -> StaticKey:
+def listed(secret: str, name: str = "", **fields: Any) -> StaticKey:
     """Make a configured key."""
-    return StaticKey(key=Secret(secret), name=name)
+    return StaticKey(key=Secret(secret), name=name, **fields)
 
 
-def provider(name: str, *keys: StaticKey) -> Provider:
+def static(name: str, *keys: StaticKey) -> Provider:
     """Make a configured list of keys."""
     return Provider(name=name, type="static", static=StaticProvider(keys=keys))
 
 
+REDIS = Provider(name="cache", type="redis", redis=RedisProvider(storage="primary"))
+BUILTIN = Provider(name="local", type="builtin")
+DATABASE = Provider(
+    name="sql",
+    type="database",
+    database=DatabaseProvider(storage="primary", fields=("owner as user_id",)),
+)
+WEBHOOK = Provider(
+    name="iam",
+    type="webhook",
+    webhook=WebhookProvider(url="http://192.0.2.1/", timeout=Duration(2)),
+)
+
+
 def test_disabled_auth_is_anonymous() -> None:
     """With auth off, keys in the file play no role."""
-    auth = Auth(enabled=False, pipeline=(provider("a", listed("sk")),))
-    assert isinstance(configured(auth), AnonymousAuthenticator)
-
-
-def test_single_list_stands_alone() -> None:
-    """One source needs no pipeline around it."""
-    assert isinstance(
-        configured(Auth(pipeline=(provider("a", listed("sk")),))), StaticAuthenticator
+    auth = from_config(
+        Auth(enabled=False, pipeline=(static("a", listed("sk")),)),
+        (),
+        secret=b"s" * 16,
+        now=lambda: 0.0,
     )
+    assert isinstance(auth, AnonymousAuthenticator)
+    auth.forget(None)
+    assert auth.stored_id("anonymous") is None
+
+
+def test_file_needs_nothing_else() -> None:
+    """Keys in the file need neither lookups nor a throttle; other sources do."""
+
+    def made(*providers: Provider) -> KeyAuthenticator | AnonymousAuthenticator:
+        return from_config(Auth(pipeline=providers), (), secret=b"s" * 16, now=lambda: 0.0)
+
+    auth = made(static("a", listed("1", "a1")))
+    assert outcome(auth.authenticate("1", IP)).key_name == "a1"
+    assert outcome(auth.authenticate("2", IP)) is InvalidApiKey
+    with pytest.raises(ValueError, match="'cache'"):
+        made(REDIS)
 
 
 def test_several_lists_in_order() -> None:
-    """All lists are asked, in the file's order."""
-    auth = configured(
-        Auth(pipeline=(provider("a", listed("1", "a1")), provider("b", listed("1"), listed("2"))))
+    """All lists are asked, in the file's order; a refusal is a decision."""
+    place = Place(
+        static("a", listed("1", "a1"), listed("3", status="disabled")),
+        static("b", listed("1"), listed("2", "b2"), listed("3")),
     )
-    assert outcome(auth.authenticate("1", "")).key_name == "a1"
-    assert outcome(auth.authenticate("2", "")).key_name == ""
-    assert outcome(auth.authenticate("3", "")) is InvalidApiKey
+    assert place.ask("1").key_name == "a1"
+    assert place.ask("2").key_name == "b2"
+    assert place.ask("3") is KeyDisabled
+    assert place.ask("4") is InvalidApiKey
 
 
 def test_short_form() -> None:
-    """Top-level keys count with ``storage: file``, and only then."""
-    assert outcome(configured(Auth(storage="file"), listed("1", "x")).authenticate("1", "")) == (
-        outcome(configured(Auth(pipeline=(provider("a", listed("1", "x")),))).authenticate("1", ""))
-    )
-    assert outcome(configured(Auth(), listed("1")).authenticate("1", "")) is InvalidApiKey
+    """Top-level keys count with ``storage: file``, and only then; they have the same ids."""
+    short = Place(api_keys=(listed("1", "x"),)).ask("1")
+    assert short == Place(static("a", listed("1", "x"))).ask("1")
+    only = from_config(Auth(), (listed("1"),), secret=b"s" * 16, now=lambda: 0.0)
+    assert outcome(only.authenticate("1", IP)) is InvalidApiKey
 
 
 def test_no_source_is_no_open_door() -> None:
-    """Authentication without any key lets nobody in."""
-    assert outcome(configured(Auth()).authenticate("", "")) is InvalidApiKey
+    """Authentication without any key lets nobody in, in either mode."""
+    assert Place().ask("") is InvalidApiKey
+    assert Place(mode="all").ask("sk") is InvalidApiKey
 
 
-def test_type_without_a_class() -> None:
-    """A type that slipped through the loader is named."""
-    with pytest.raises(ValueError, match="'redis'"):
-        configured(Auth(pipeline=(Provider(name="r", type="redis"),)))
+def test_each_kind_of_source() -> None:
+    """A key is found wherever it is."""
+    place = Place(static("a", listed("1", "one")), BUILTIN, REDIS, DATABASE)
+    place.store.put("2", KeyRecord(id="stored", name="two"))
+    place.in_redis("3", name="three")
+    place.database.connection.execute("INSERT INTO api_keys VALUES ('4', 'four')")
+    assert [place.ask(key).key_name for key in "123"] == ["one", "two", "three"]
+    assert place.ask("4").user_id == "four"
+    assert place.ask("5") is InvalidApiKey
+    assert [place.auth.stored_id(place.ask(key).key_id) for key in "1234"] == [
+        None,
+        "stored",
+        None,
+        None,
+    ]
+
+
+def test_webhook_is_given_its_time() -> None:
+    """One that does not answer refuses nobody as unknown, and opens nothing."""
+    place = Place(WEBHOOK, static("a", listed("1")))
+    results: list[Any] = []
+    place.auth.authenticate("1", IP).addErrback(results.append)
+    assert results == []
+    place.clock.advance(2.0)
+    assert results[0].type is AuthUnavailable
+
+
+def test_source_that_is_down() -> None:
+    """Known keys pass for their time, others are not known to be unknown; then nobody passes."""
+    place = Place(REDIS)
+    place.in_redis("1", name="one")
+    known = place.ask("1")
+    place.redis.error = StoreUnavailable("down")
+    for _ in range(59):
+        place.clock.advance(1.0)
+        assert place.ask("1") is known
+    assert place.ask("2") is AuthUnavailable
+    place.clock.advance(1.0)
+    assert place.ask("1") is AuthUnavailable
+    place.redis.error = None
+    place.clock.advance(5.0)
+    assert place.ask("1") == known
+
+
+def test_revoked_within_a_second() -> None:
+    """A key that is disabled in Redis is refused after the interval, and that is told."""
+    place = Place(REDIS)
+    place.in_redis("1", id="one")
+    assert isinstance(place.ask("1"), Principal)
+    place.in_redis("1", id="one", status="disabled")
+    place.clock.advance(0.9)
+    assert isinstance(place.ask("1"), Principal)
+    place.clock.advance(0.1)
+    assert place.ask("1") is KeyDisabled
+    assert place.revoked == [("one", KeyDisabled)]
+
+
+def test_change_in_the_key_store() -> None:
+    """A new key works at once, and a disabled one does not."""
+    place = Place(BUILTIN)
+    assert place.ask("1") is InvalidApiKey
+    place.store.put("1", KeyRecord(id="one"))
+    assert place.ask("1") is InvalidApiKey
+    place.auth.forget(frozenset(("one",)))
+    assert place.ask("1").key_id == "one"
+    place.store.put("1", KeyRecord(id="one", status="disabled"))
+    place.auth.forget(frozenset(("one",)))
+    assert place.ask("1") is KeyDisabled
+    assert BUILTIN_TIMES.recheck_interval_s <= 5.0
+
+
+def test_all_must_agree() -> None:
+    """The first gives the name, all of them the rules; ids of the others lead to the first's."""
+    place = Place(
+        static("a", listed("1", "one", allowed_models=("q*",)), listed("2")),
+        BUILTIN,
+        mode="all",
+        per_key=Limits(max_concurrent=3),
+    )
+    own = OwnLimits(max_concurrent=5)
+    place.store.put("1", KeyRecord(id="s1", allowed_models=("*7b",), own_limits=own))
+    both = place.ask("1")
+    assert (both.key_name, both.allowed_models) == ("one", (("q*",), ("*7b",)))
+    assert both.own_limits == OwnLimits(max_concurrent=3)
+    assert place.ask("2") is InvalidApiKey
+    assert place.auth.stored_id(both.key_id) == "s1"
+    place.store.put("1", KeyRecord(id="s1", status="disabled"))
+    place.clock.advance(5.0)
+    assert place.ask("1") is KeyDisabled
+    assert place.revoked == [(both.key_id, KeyDisabled)]
+
+
+def test_guessing_is_slowed_down() -> None:
+    """An address that has guessed too often is told to wait before anybody is asked."""
+    place = Place(REDIS)
+    place.in_redis("good", name="Ann")
+    place.ask("good")
+    place.clock.advance(10.0)
+    for number in range(3):
+        assert place.ask(f"guess{number}") is InvalidApiKey
+    asked = len(place.redis.calls)
+    assert place.ask("guess") is TooManyFailures
+    assert place.ask("guess0") is TooManyFailures
+    assert len(place.redis.calls) == asked
+    assert place.ask("guess", "192.0.2.8") is InvalidApiKey
+    assert place.ask("good").key_name == "Ann"
+    place.clock.advance(1.0)
+    assert place.ask("guess") is InvalidApiKey
+
+
+@pytest.mark.parametrize(
+    ("provider", "message"),
+    [
+        (Provider(name="r", type="redis", redis=RedisProvider(storage="x")), "no storage 'x'"),
+        (
+            Provider(name="d", type="database", database=DatabaseProvider(storage="y")),
+            "no storage 'y'",
+        ),
+    ],
+)
+def test_storage_that_is_not_there(provider: Provider, message: str) -> None:
+    """What slipped through the checks is named."""
+    with pytest.raises(ValueError, match=message):
+        Place(provider)
+
+
+def test_builtin_without_a_key_store() -> None:
+    """It is named, too."""
+    lookups = Lookups(
+        clock=Clock(),
+        redis={},
+        databases={},
+        key_store=None,
+        new_webhook_client=SilentClient,
+        read_body=lambda *_: Deferred(),
+    )
+    with pytest.raises(ValueError, match="'local': there is no key store"):
+        from_config(
+            Auth(pipeline=(BUILTIN,)), (), secret=b"s" * 16, now=lambda: 0.0, lookups=lookups
+        )
+
+
+def test_nothing_shows_a_key() -> None:
+    """What the gateway logs of its authenticator holds no key."""
+    place = Place(static("a", listed("sk-canary")), REDIS, BUILTIN)
+    place.ask("sk-canary")
+    assert "canary" not in repr(place.auth)
+    assert "cache" in repr(place.auth)

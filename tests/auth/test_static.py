@@ -5,24 +5,25 @@ from __future__ import annotations
 import gc
 from typing import Any
 
+import attrs
 import pytest
-from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
-from zope.interface.verify import verifyObject
 
 from llmproxy.auth.credentials import UNREADABLE
-from llmproxy.auth.static import StaticAuthenticator, public_key_id
-from llmproxy.config.model import StaticKey
-from llmproxy.errors import InvalidApiKey, IpNotAllowed, KeyDisabled, KeyExpired
-from llmproxy.interfaces import IAuthenticator
-from llmproxy.values import Principal
+from llmproxy.auth.digests import KeyDigests, public_key_id
+from llmproxy.auth.static import StaticSource
+from llmproxy.config.model_auth import OwnLimits as ConfiguredLimits
+from llmproxy.config.model_auth import StaticKey
+from llmproxy.config.setting import Secret
+from llmproxy.errors import MalformedRecord
+from llmproxy.interfaces import IKeySource
+from llmproxy.key_records import KeyRecord
+from tests.auth import sources_contract
+from tests.auth.fakes import DIGESTS, outcome
 
-SECRET = b"0123456789abcdef"
 
-
-def static(*keys: StaticKey, now: float = 1000.0) -> StaticAuthenticator:
-    """Make an authenticator whose clock stands still."""
-    return StaticAuthenticator(keys, secret=SECRET, now=lambda: now)
+def static(*keys: StaticKey) -> StaticSource:
+    """Make a source."""
+    return StaticSource("file", keys, digests=DIGESTS)
 
 
 def key(secret: str, **fields: Any) -> StaticKey:
@@ -30,89 +31,94 @@ def key(secret: str, **fields: Any) -> StaticKey:
     return StaticKey(**{"key": secret, **fields})
 
 
-def verdict(asked: Deferred[Principal]) -> Any:
-    """Take a Deferred's result, which must be there already."""
-    results: list[Any] = []
-    asked.addBoth(results.append)
-    (result,) = results
-    return result.type if isinstance(result, Failure) else result
+class StaticContractTests(sources_contract.SourceContract):
+    """The suite over a list in the configuration."""
+
+    statuses = ("active", "disabled")
+    keeps_nul = True
+
+    def setUp(self) -> None:
+        """Begin without keys."""
+        self.keys: list[StaticKey] = []
+
+    async def put(self, key: str, record: KeyRecord) -> None:
+        """List it."""
+        fields: dict[str, Any] = {
+            "starts_at": record.starts_at_s,
+            "expires_at": record.expires_at_s,
+        }
+        fields |= {
+            name: getattr(record, name)
+            for name in ("name", "user_id", "status", "allowed_models", "allowed_ips", "denied_ips")
+        }
+        if (quota := record.quota) is not None:
+            fields["total_quota"] = quota.total
+            fields["used_quota"] = quota.used_before
+            fields["quota_reset_period"] = quota.period
+        if record.own_limits is not None:
+            fields["rate_limit"] = ConfiguredLimits(**attrs.asdict(record.own_limits))
+        self.keys.append(
+            StaticKey(
+                key=Secret(key),
+                metadata=record.metadata,
+                **fields,
+            )
+        )
+
+    def make_source(self) -> IKeySource:
+        """Make it of the list."""
+        return static(*self.keys)
 
 
-def test_interface() -> None:
-    """It is what the data path expects."""
-    assert verifyObject(IAuthenticator, static())
+def test_says_so_at_once() -> None:
+    """What it knows it recalls, as the same object; what it recalls it answers."""
+    source = static(key("sk-one", name="one"))
+    known = source.recall(DIGESTS.of("sk-one"))
+    assert known is not None
+    assert known is source.recall(DIGESTS.of("sk-one"))
+    assert known is outcome(source.ask("sk-one", DIGESTS.of("sk-one")))
+    assert known.principal.key_id == public_key_id("sk-one")
+    assert source.recall(DIGESTS.of("sk-two")) is None
+    assert source.has_record(DIGESTS.of("sk-one"))
+    assert not source.has_record(DIGESTS.of("sk-two"))
 
 
-def test_known_key_gives_its_principal() -> None:
-    """The principal says all of the key but the key."""
-    auth = static(
-        key("sk-other"),
-        key("sk-one", name="one", user_id="u1", allowed_models=("qwen*",)),
-    )
-    principal = verdict(auth.authenticate("sk-one", "192.0.2.7"))
-    assert principal == Principal(
-        key_id=public_key_id("sk-one"), key_name="one", user_id="u1", allowed_models=("qwen*",)
-    )
-
-
-@pytest.mark.parametrize(
-    "credential", ["", "sk-on", "sk-one ", "SK-ONE", UNREADABLE, "\ud800", "ключ"]
-)
+@pytest.mark.parametrize("credential", ["", "sk-on", "sk-one ", "SK-ONE", UNREADABLE, "\ud800"])
 def test_unknown_credentials(credential: str) -> None:
     """What is not exactly a key is not known."""
-    assert verdict(static(key("sk-one")).authenticate(credential, "")) is InvalidApiKey
-
-
-def test_unreadable_matches_nothing() -> None:
-    """Not even a key that is written so in the file."""
-    assert verdict(static(key(UNREADABLE)).authenticate(UNREADABLE, "")) is InvalidApiKey
-
-
-def test_order_of_the_checks() -> None:
-    """Unknown, disabled, expired, address: the first that applies is told."""
-    bad: dict[str, Any] = {"status": "disabled", "expires_at": 1.0, "allowed_ips": ("10.0.0.0/8",)}
-    assert verdict(static(key("a", **bad)).authenticate("b", "")) is InvalidApiKey
-    assert verdict(static(key("a", **bad)).authenticate("a", "")) is KeyDisabled
-    del bad["status"]
-    assert verdict(static(key("a", **bad)).authenticate("a", "")) is KeyExpired
-    del bad["expires_at"]
-    assert verdict(static(key("a", **bad)).authenticate("a", "")) is IpNotAllowed
-    assert isinstance(verdict(static(key("a", **bad)).authenticate("a", "10.0.0.1")), Principal)
-
-
-@pytest.mark.parametrize(("now", "expired"), [(999.9, False), (1000.0, True), (1000.1, True)])
-def test_expiry_is_an_instant(now: float, expired: bool) -> None:
-    """From the very instant on, the key is expired."""
-    result = verdict(static(key("a", expires_at=1000.0), now=now).authenticate("a", ""))
-    assert (result is KeyExpired) is expired
-
-
-def test_denied_addresses() -> None:
-    """Denied networks are looked at, too."""
-    auth = static(key("a", denied_ips=("10.0.0.0/8",)))
-    assert verdict(auth.authenticate("a", "::ffff:10.0.0.1")) is IpNotAllowed
-    assert isinstance(verdict(auth.authenticate("a", "11.0.0.1")), Principal)
+    results: list[Any] = []
+    static(key("sk-one")).find(credential).addCallback(results.append)
+    assert results == [None]
 
 
 def test_first_of_equal_keys_counts() -> None:
     """A key that is listed twice has the first entry's rules."""
-    principal = verdict(static(key("a", name="1"), key("a", name="2")).authenticate("a", ""))
-    assert isinstance(principal, Principal)
-    assert principal.key_name == "1"
+    known = static(key("a", name="1"), key("a", name="2")).recall(DIGESTS.of("a"))
+    assert known is not None
+    assert known.principal.key_name == "1"
 
 
-def test_empty_key_is_refused() -> None:
-    """A key that everybody has is a mistake, and is named by place and name."""
+def test_forgets_nothing() -> None:
+    """What stands in the file stands."""
+    source = static(key("a"))
+    source.forget(None)
+    assert source.recall(DIGESTS.of("a")) is not None
+
+
+def test_key_that_cannot_be_used() -> None:
+    """A key that everybody has is a mistake, named by place and name; so is a wrong network."""
     with pytest.raises(ValueError, match="static key 1 \\('oops'\\) is empty"):
         static(key("a"), key("", name="oops"))
+    with pytest.raises(MalformedRecord):
+        static(key("a", allowed_ips=("nowhere",)))
 
 
 def test_key_is_not_kept() -> None:
-    """Nothing that the authenticator holds, or shows, is the key."""
+    """Nothing that the source holds, or shows, is the key."""
     secret = "sk-very-" + "secret"
-    auth = static(key(secret, name="one"))
+    source = StaticSource("file", [key(secret, name="one")], digests=KeyDigests(b"s" * 16))
     seen: set[int] = set()
-    todo: list[Any] = [auth]
+    todo: list[Any] = [source]
     while todo:
         thing = todo.pop()
         if id(thing) in seen or isinstance(thing, type) or callable(thing):
@@ -122,13 +128,4 @@ def test_key_is_not_kept() -> None:
         assert secret.encode() not in (thing if isinstance(thing, bytes) else b"")
         todo.extend(gc.get_referents(thing))
     assert len(seen) > 5
-    assert repr(auth) == "<StaticAuthenticator keys=1>"
-
-
-def test_key_id() -> None:
-    """The id is stable, differs between keys and does not hold the key; it is part of records."""
-    assert public_key_id("sk-one") == KEY_ID_OF_SK_ONE
-    assert public_key_id("sk-one") != public_key_id("sk-two")
-
-
-KEY_ID_OF_SK_ONE = "key-a81c23576c67"
+    assert repr(source) == "<StaticSource file keys=1>"

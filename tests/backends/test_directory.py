@@ -13,7 +13,8 @@ from zope.interface.verify import verifyObject
 from llmproxy.backends.directory import BackendDirectory, BackendState, LeaseReleasedTwice
 from llmproxy.backends.models import ListedModel
 from llmproxy.balancing.round_robin import RoundRobin
-from llmproxy.config.model import Duration, Model
+from llmproxy.config.model import Model
+from llmproxy.config.setting import Duration
 from llmproxy.errors import ModelNotAllowed, ModelNotFound, NoBackend
 from llmproxy.interfaces import (
     IBackendLease,
@@ -123,7 +124,10 @@ class TestRouteWithConfiguredModels:
 
     def test_permission_is_by_id(self) -> None:
         """An alias is resolved before the key's globs are looked at."""
-        by_id, by_alias = Principal(allowed_models=("b*",)), Principal(allowed_models=("gpt*",))
+        by_id, by_alias = (
+            Principal(allowed_models=(("b*",),)),
+            Principal(allowed_models=(("gpt*",),)),
+        )
         assert self.there.route("gpt-4", by_id).model_id == "big"
         with pytest.raises(ModelNotAllowed):
             self.there.route("gpt-4", by_alias)
@@ -133,7 +137,7 @@ class TestRouteWithConfiguredModels:
     def test_not_found_before_not_allowed(self) -> None:
         """A key that may do nothing still learns that a model does not exist."""
         with pytest.raises(ModelNotFound):
-            self.there.route("other", Principal(allowed_models=("x",)))
+            self.there.route("other", Principal(allowed_models=(("x",),)))
 
 
 class TestRouteWithoutConfiguredModels:
@@ -175,7 +179,7 @@ class TestRouteWithoutConfiguredModels:
     def test_permission(self) -> None:
         """The key's globs count, case and all, and come after existence."""
         there = directory(backend("a", "qwen*"))
-        key = Principal(allowed_models=("qwen-7b", "qwen-[78]*"))
+        key = Principal(allowed_models=(("qwen-7b", "qwen-[78]*"),))
         assert there.route("qwen-8b", key).model_id == "qwen-8b"
         with pytest.raises(ModelNotAllowed):
             there.route("qwen-9b", key)
@@ -302,7 +306,7 @@ class TestCards:
             ModelCard(id="z", created=7, name="Zed", context=100, output=10),
             ModelCard(id="a", created=7, name="a"),
         ]
-        assert [card.id for card in there.cards(Principal(allowed_models=("a*",)))] == ["a"]
+        assert [card.id for card in there.cards(Principal(allowed_models=(("a*",),)))] == ["a"]
 
     def test_served(self) -> None:
         """Plain configured names and listed ones, each once, in order of first appearance."""
@@ -316,7 +320,7 @@ class TestCards:
             ModelCard(id="m3", created=7, context=512),
             ModelCard(id="m4", created=7),
         ]
-        assert [card.id for card in there.cards(Principal(allowed_models=("m[34]",)))] == [
+        assert [card.id for card in there.cards(Principal(allowed_models=(("m[34]",),)))] == [
             "m3",
             "m4",
         ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from llmproxy.backends.models import ConfiguredModels, is_literal, matches_any
-from llmproxy.config.model import Duration, Model
+from llmproxy.config.model import Model
+from llmproxy.config.setting import Duration
 from llmproxy.values import ModelCard, ModelRoute
 
 

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmproxy.config.addresses import check_url, parse_listen, shown_url
+from llmproxy.config.addresses import (
+    check_mysql_dsn,
+    check_postgres_dsn,
+    check_service_url,
+    check_url,
+    parse_host_port,
+    parse_listen,
+    shown_url,
+)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +116,133 @@ def test_what_is_no_url_of_a_backend(bad: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "https://h",
+        "http://127.0.0.1:8080/v1/keys",
+        "https://[::1]/a?b=c&d=%20",
+        "https://iam.example.org/hooks/keys/",
+    ],
+)
+def test_urls_of_services(url: str) -> None:
+    """Any path and any query."""
+    check_service_url(url)
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ("", "is empty; want"),
+        ("demo:", "is not a URL of http or https"),
+        ("https:/h", "is not a URL of http or https"),
+        ("unix:/run/x", "is not a URL of http or https"),
+        ("https://u:s3cret@h", "has a user or a password in it; want it in headers instead"),
+        ("https://h/#s3cret", "has a fragment"),
+        ("https://h h", "has characters that no URL may have"),
+        ("https://", "has no valid host"),
+        ("https://300.1.1.1/", "has no valid host"),
+        ("https://my_host/", "has a host with an underscore"),
+        ("https://h:0/", "has no valid port"),
+        ("https://h:s3cret/", "is not a URL"),
+    ],
+)
+def test_what_is_no_url_of_a_service(bad: str, words: str) -> None:
+    """The message says what is wrong, and shows nothing of it."""
+    with pytest.raises(ValueError, match=words) as caught:
+        check_service_url(bad)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:6379", ("127.0.0.1", 6379)),
+        ("redis:1", ("redis", 1)),
+        ("my_redis.local:65535", ("my_redis.local", 65535)),
+        ("[::1]:6379", ("::1", 6379)),
+    ],
+)
+def test_hosts_with_ports(text: str, address: tuple[str, int]) -> None:
+    """A name, or an address of either kind; containers may have an underscore."""
+    assert parse_host_port(text) == address
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *("", "h", ":1", "h:", "h:0", "h:65536", "h:x", "h:٣", "h:+1", "::1:1", "[::1]", "[::1:1"),
+        *("[h]:1", "[[::1]]:1", "1.2.3.400:1", "u@h:1", "redis://h:1", "h/1:1", "h h:1", " h:1"),
+    ],
+)
+def test_what_is_no_host_with_a_port(bad: str) -> None:
+    """Both are needed, and nothing else."""
+    with pytest.raises(ValueError, match=r"is not an address|has no valid port"):
+        parse_host_port(bad)
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "mysql://u:p%2F@h:3306/d",
+        "mysql://u@my_host/d",
+        "mariadb://h/d",
+        "MySQL://u:p@[::1]:1/d-1",
+        "mysql://u:p@h/d?ssl_ca=/etc/ca.pem&ssl_cert=/c&ssl_key=/k",
+        "mysql://u:p@/d?unix_socket=/run/mysqld/mysqld.sock",
+    ],
+)
+def test_urls_of_mysql(dsn: str) -> None:
+    """User, password and port may be left out; what a URL cannot hold is written as %2F."""
+    check_mysql_dsn(dsn)
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ("", "is empty; want"),
+        ("s3cret", "is not a URL of mysql"),
+        ("mysql:s3cret", "is not a URL of mysql"),
+        ("mysql+pymysql://u:s3cret@h/d", "is not a URL of mysql"),
+        ("mysql://u:s3cret@h", "names no database"),
+        ("mysql://u:s3cret@h/", "names no database"),
+        ("mysql://u:s3cret@h/d/e", "names no database"),
+        ("mysql://u:s3cret@/d", "has no valid host"),
+        ("mysql://u:s3cret@h:/d", "has no valid port"),
+        ("mysql://u:s3cret@h:0/d", "has no valid port"),
+        ("mysql://u:s3cret@h:x/d", "is not a URL"),
+        ("mysql://u:s3/cret@h/d", "is not a URL"),
+        ("mysql://u:s3#cret@h/d", "is not a URL"),
+        ("mysql://u:s3cret@h/d#s3", 'has a "#"; want it without'),
+        ("mysql://u:12?s3cret@h/d", "has other options than|names no database"),
+        ("mysql://u:s3cret@h/d?ssl=s3", "has other options than ssl_ca, ssl_cert, ssl_key, unix"),
+        ("mysql://u:s3cret@/d?ssl_ca=x", "has no valid host"),
+        ("mysql://u:s3 cret@h/d", "has characters"),
+    ],
+)
+def test_what_is_no_url_of_mysql(bad: str, words: str) -> None:
+    """The message shows nothing of it."""
+    with pytest.raises(ValueError, match=words) as caught:
+        check_mysql_dsn(bad)
+    assert "s3" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "dsn", ["postgres://h/d", "postgresql://u:p@h1,h2/d?x=y", "host=/run dbname=d", " dbname = d"]
+)
+def test_connection_strings_of_postgresql(dsn: str) -> None:
+    """What libpq makes of the rest is its business."""
+    check_postgres_dsn(dsn)
+
+
+@pytest.mark.parametrize("bad", ["", "s3cret", "mysql://u:s3cret@h/d", "//h/d", "=x"])
+def test_what_is_no_connection_string(bad: str) -> None:
+    """The message shows nothing of it."""
+    with pytest.raises(ValueError, match="is not a connection string") as caught:
+        check_postgres_dsn(bad)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("url", "shown"),
     [
         ("http://host/x", "http://host/x"),
@@ -125,10 +260,11 @@ def test_shown_urls_have_no_secrets(url: str, shown: str) -> None:
 @given(st.text(alphabet="htps:/[]@?#.%0123459vx-\\= ", max_size=30) | st.text())
 def test_nothing_but_value_error(text: str) -> None:
     """Any text passes, or is told what is wrong with it."""
-    for check in (check_url, parse_listen):
+    checks = (check_url, check_service_url, parse_listen, parse_host_port, check_mysql_dsn)
+    for check in (*checks, check_postgres_dsn):
         said = "nothing"
         try:
             check(text)
         except ValueError as error:
             said = str(error)
-        assert said == "nothing" or said.startswith(("is ", "has ", "ends "))
+        assert said == "nothing" or said.startswith(("is ", "has ", "ends ", "would ", "names "))

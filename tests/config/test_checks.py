@@ -157,37 +157,6 @@ def test_no_backend_is_missed_where_a_name_is_broken(problems: Problems) -> None
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("header_names: []", "auth.header_names: is empty; want at least one"),
-        ("header_names: ['X Key']", 'auth.header_names[0]: "X Key" is not a header\'s name'),
-        (
-            "skip_paths: [/health, /v1/models]",
-            'auth.skip_paths[1]: "/v1/models" cannot be served without a key; want only some of: '
-            "/health, /ready, /metrics",
-        ),
-        ("skip_paths: [/]", 'auth.skip_paths[0]: "/" cannot be served'),
-        (
-            "pipeline: [{name: s, type: static, static: {keys: [{key: sk-one}]}}, "
-            "{name: s, type: static}]",
-            'auth.pipeline[1].name: "s" is taken by auth.pipeline[0].name',
-        ),
-    ],
-)
-def test_auth(problems: Problems, text: str, expected: str) -> None:
-    """No open door, and header fields that can be."""
-    start = "backends: [{name: a, url: 'demo:'}]\napi_keys: [{key: sk-two}]\n"
-    (told,) = problems(f"{start}auth: {{storage: file, {text}}}\n")
-    assert told.startswith(f"x.yaml:3: {expected}")
-
-
-def test_header_names_may_be_empty_without_authentication(problems: Problems) -> None:
-    """Nobody reads them."""
-    text = "backends: [{name: a, url: 'demo:'}]\nauth: {enabled: false, header_names: []}\n"
-    assert not problems(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
         ("path: health", 'health_check.path: "health" is not a path; want one like "/health"'),
         ("path: ''", 'health_check.path: "" is not a path'),
         ("path: '/a b'", 'health_check.path: "/a b" is not a path'),

@@ -7,7 +7,8 @@ import pytest
 
 from llmproxy.config.explain import failures
 from llmproxy.config.findings import Findings
-from llmproxy.config.model import LATER_KEYS, LATER_SECTIONS, Auth, Config
+from llmproxy.config.model import LATER_KEYS, LATER_SECTIONS, Config
+from llmproxy.config.model_auth import Auth
 from tests.config.conftest import Problems
 
 START = "backends: [{name: a, url: 'demo:'}]\nauth: {enabled: false}\n"
@@ -18,15 +19,26 @@ START = "backends: [{name: a, url: 'demo:'}]\nauth: {enabled: false}\n"
     [
         ("modles: []", 'modles: is an unknown key; did you mean "models"?'),
         ("healthCheck: {}", 'healthCheck: is an unknown key; did you mean "health_check"?'),
-        ("url: x", 'url: is an unknown key here; did you mean "backends[].url"?'),
+        ("weight: 1", 'weight: is an unknown key here; did you mean "backends[].weight"?'),
+        ("url: x", 'did you mean "backends[].url" or "auth.pipeline[].webhook.url"?'),
+        ("global: {}", 'global: is an unknown key here; did you mean "rate_limit.global"?'),
+        ("global_: {}", "global_: is an unknown key; want one of: server,"),
         ("load_balance: x", 'did you mean "routing.load_balance"?'),
-        ("enabled: x", 'did you mean "server.tls.enabled" or "server.cors.enabled"?'),
+        ("enabled: x", 'did you mean "auth.enabled" or "rate_limit.enabled"?'),
         ("log: {lvl: info}", 'log.lvl: is an unknown key; did you mean "level"?'),
         (
             "log: {zzz: info}",
             "log.zzz: is an unknown key; want one of: level, format, output, f",
         ),
         ("log: {file: {zzz: 1}}", "log.file.zzz: is an unknown key; want one of: path"),
+        (
+            "rate_limit: {global_: {}}",
+            'rate_limit.global_: is an unknown key; did you mean "global"?',
+        ),
+        (
+            "rate_limit: {per_model: {qwen: {max_concurent: 5}}}",
+            'rate_limit.per_model.qwen.max_concurent: is an unknown key; did you mean "max_conc',
+        ),
     ],
 )
 def test_unknown_keys(problems: Problems, text: str, expected: str) -> None:
@@ -45,9 +57,6 @@ def test_later_sections_are_refused(problems: Problems, name: str) -> None:
 
 LATER_PLACES = {
     "ServerTls": "server: {{tls: {{{}: 1}}}}",
-    "StaticKey": "api_keys: [{{key: sk-123456, {}: 1}}]",
-    "Provider": "auth: {{pipeline: [{{name: s, type: static, {}: 1}}]}}",
-    "Auth": "auth: {{{}: 1}}",
     "Retry": "routing: {{retry: {{{}: 1}}}}",
     "Routing": "routing: {{{}: 1}}",
     "Logging": "logging: {{{}: 1}}",
@@ -102,6 +111,27 @@ def test_a_key_that_was_misspelt_is_not_missing_too(problems: Problems) -> None:
         ("health_check: {interval: 5x}", '"5x" is not a duration; want a duration such as 500ms, '),
         ("health_check: {interval: 1ms}", '"1ms" is too small; want at least 0.01 seconds'),
         ("server: {trusted_proxies: [x]}", '"x" is not a network; want an IP network'),
+        (
+            "rate_limit: {global: {max_concurrent: -1}}",
+            "rate_limit.global.max_concurrent: -1 is too small; want at least 0",
+        ),
+        (
+            "rate_limit: {global: 5}",
+            "rate_limit.global: 5 is not a mapping; want keys of: requests_per_second, ",
+        ),
+        (
+            "rate_limit: {per_model: {qwen: {max_concurrent: many}}}",
+            'rate_limit.per_model.qwen.max_concurrent: "many" is not a whole number; want one of',
+        ),
+        (
+            "rate_limit: {per_model: {qwen: 5}}",
+            "rate_limit.per_model.qwen: 5 is not a mapping; want keys of: requests_per_second, ",
+        ),
+        ("rate_limit: {per_model: [qwen]}", "rate_limit.per_model: a list is not a mapping"),
+        (
+            "rate_limit: {global: {tokens_per_minute: 9007199254740993}}",
+            "9007199254740993 is too large; want at most 9007199254740992",
+        ),
     ],
 )
 def test_values_seen_and_wanted(problems: Problems, text: str, expected: str) -> None:
@@ -133,6 +163,25 @@ def test_values_seen_and_wanted(problems: Problems, text: str, expected: str) ->
         'backends: [{name: a, url: "demo:", headers: {X-A: "s3cret\\n"}}]',
         'backends: [{name: a, url: "http://u:s3cret@h"}]',
         'backends: [{name: a, url: "http://h?key=s3cret"}]',
+        "auth: {pipeline: [{name: w, type: webhook, webhook: {url: 'ftp://u:s3cret@h'}}]}",
+        "auth: {pipeline: [{name: w, type: webhook, webhook: {url: 'x?key=s3cret'}}]}",
+        "auth: {pipeline: [{name: w, type: webhook, webhook: {headers: {X-A: 0x5ec3e7}}}]}",
+        "auth: {pipeline: [{name: w, type: webhook, webhook: {headers: [s3cret]}}]}",
+        'auth: {pipeline: [{name: w, type: webhook, webhook: {headers: {X-A: "s3cret\\n"}}}]}',
+        "storage: {databases: [{name: d, driver: mysql, dsn: 'mysql://u:s3cret@/'}]}",
+        "storage: {databases: [{name: d, driver: postgres, dsn: 's3cret'}]}",
+        "storage: {databases: [{name: d, dsn: 's3cret'}]}",
+        "storage: {databases: [{name: d, password: 0x5ec3e7}]}",
+        "storage: {databases: [s3cret]}",
+        "storage: {caches: [{name: c, password: 0x5ec3e7}]}",
+        "storage: {caches: [{name: c, addr: 'redis://u:s3cret@h:1'}]}",
+        "storage: s3cret",
+        "admin: {token: s3cret}",
+        "admin: {token: [s3cret]}",
+        "admin: {token: 0x5ec3e7}",
+        "admin: {token: 's3cret s3cret s3cret'}",
+        "admin: {key_secret: s3cret}",
+        "admin: s3cret",
     ],
 )
 def test_secrets_are_never_shown(problems: Problems, text: str) -> None:

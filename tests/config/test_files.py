@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
+from typing import Any
 
+import attrs
 import pytest
 
+from llmproxy.config.files import read_secrets
+from llmproxy.config.findings import Findings
+from llmproxy.config.model_stores import Cache
+from llmproxy.config.setting import setting
 from tests.config.conftest import Load, Problems
 
 PLAIN = "backends: [{name: a, url: 'demo:'}]\nauth: {enabled: false}\n"
@@ -29,6 +36,56 @@ def test_secrets_are_read_from_files_without_their_last_newline(load: Load) -> N
     config = load(KEY, files={"up": "sk-upstream\r\n", "/run/key": "sk-client\n"})
     assert config.backends[0].api_key == "sk-upstream"
     assert [one.key for one in config.auth.pipeline[0].static.keys] == ["sk-client", "sk-other"]
+
+
+def test_every_secret_can_stand_in_a_file(load: Load) -> None:
+    """Those of databases, caches and the admin API as those of keys."""
+    text = PLAIN + (
+        "storage:\n"
+        "  databases:\n"
+        "    - {name: a, driver: postgres, dsn_file: f1}\n"
+        "    - {name: b, driver: mysql, database: d, password_file: f2}\n"
+        "  caches: [{name: c, password_file: f3}]\n"
+        "admin: {token_file: f4, key_secret_file: f5}\n"
+    )
+    secrets = {
+        "f1": "dbname=s1",
+        "f2": "s2",
+        "f3": "s3",
+        "f4": "k7Qz9!mB2w#L5vX8",
+        "f5": "0a1b2c3d4e5f6071",
+    }
+    config = load(text, files={name: f"{secret}\n" for name, secret in secrets.items()})
+    one, two = config.storage.databases
+    (cache,), admin = config.storage.caches, config.admin
+    found = [one.dsn, two.password, cache.password, admin.token, admin.key_secret]
+    assert found == list(secrets.values())
+
+
+def test_sections_by_name_are_looked_through() -> None:
+    """A secret in one of them would be read, and told at its place, under the names of YAML."""
+
+    @attrs.frozen(kw_only=True)
+    class Odd:
+        """A section with sections by name."""
+
+        import_: Mapping[str, Cache] = setting("by name", factory=dict, key="import")
+
+    findings = Findings("")
+    odd: Any = Odd(import_={"a": Cache(name="a", password_file="f"), "b": Cache(name="b")})
+    read: Any = read_secrets(odd, {"f": "s3cret\n"}.__getitem__, findings)
+    assert read.import_["a"].password == "s3cret"
+    assert read.import_["b"] is odd.import_["b"]
+    assert not findings
+
+    def unreadable(path: str) -> str:
+        raise FileNotFoundError(errno.ENOENT, "No such file", path)
+
+    read_secrets(odd, unreadable, findings)
+    (problem,) = findings.error().problems
+    assert problem.path == "import.a.password_file"
+    plain: Any = Odd(import_={"b": Cache(name="b")})
+    assert read_secrets(plain, unreadable, findings) is plain
 
 
 @pytest.mark.parametrize(
@@ -165,3 +222,34 @@ def test_places_of_logs(problems: Problems, text: str, expected: str) -> None:
 def test_places_that_are_good_or_not_used(problems: Problems, text: str) -> None:
     """A path that nothing is written to is not looked at."""
     assert not problems(PLAIN + text, directories=(".", "/yes"))
+
+
+BUILTIN = "backends: [{name: a, url: 'demo:'}]\nauth: {pipeline: [{name: l, type: builtin}]}\n"
+
+
+@pytest.mark.parametrize(
+    ("db_path", "expected"),
+    [
+        ("''", "is empty; want the name of a file"),
+        ("':memory:'", '":memory:" would forget keys and budgets; want the name of a file'),
+        ("/yes", '"/yes" is a directory; want a file'),
+        ("/yes/", '"/yes/" is a directory; want a file'),
+        ("/no/deep/x.db", '"/no/deep/x.db" is in a directory that does not exist, nor does the'),
+        ("no/deep/x.db", '"no/deep/x.db" is in a directory that does not exist, nor does the'),
+    ],
+)
+def test_places_of_the_key_store(problems: Problems, db_path: str, expected: str) -> None:
+    """A file, whose directory can be made if need be."""
+    (told,) = problems(f"{BUILTIN}admin: {{db_path: {db_path}}}\n", directories=(".", "/", "/yes"))
+    assert told.startswith(f"x.yaml:3: admin.db_path: {expected}")
+
+
+@pytest.mark.parametrize("db_path", ["x.db", "./data/x.db", "no/x.db", "/yes/x.db", "/yes/no/x.db"])
+def test_places_that_are_good(problems: Problems, db_path: str) -> None:
+    """One directory more may be made."""
+    assert not problems(f"{BUILTIN}admin: {{db_path: {db_path}}}\n", directories=(".", "/yes"))
+
+
+def test_a_key_store_that_nobody_needs_has_no_place(problems: Problems) -> None:
+    """A directory is asked for only where something is to be kept."""
+    assert not problems(PLAIN + "admin: {db_path: /no/deep/x.db}\n")

@@ -71,6 +71,46 @@ def test_without_authentication_no_key_is_needed(load: Load) -> None:
 
 
 @pytest.mark.parametrize(
+    ("type_", "settings", "knows"),
+    [
+        ("builtin", "", True),
+        ("redis", ", redis: {storage: c}", True),
+        ("database", ", database: {storage: d, fields: [status]}", True),
+        ("webhook", ", webhook: {url: 'http://h'}", True),
+        ("static", "", False),
+    ],
+)
+def test_another_source_may_know_keys(
+    problems: Problems, type_: str, settings: str, knows: bool
+) -> None:
+    """Only of static ones it is known whether there is a key."""
+    text = BACKENDS + "storage: {caches: [{name: c}], databases: [{name: d, path: x}]}\n"
+    told = problems(f"{text}auth: {{pipeline: [{{name: s, type: {type_}{settings}}}]}}\n")
+    assert [one.split(": ")[1] for one in told] == ([] if knows else ["auth.enabled"])
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "good"),
+    [
+        ("2030-01-01", "2030-01-02", True),
+        ("2030-01-01T00:00:00", "2030-01-01T00:00:01Z", True),
+        ("2030-01-01", "2030-01-01", False),
+        ("2030-01-02", "2030-01-01", False),
+        ("null", "2030-01-01", True),
+        ("2030-01-01", "null", True),
+    ],
+)
+def test_a_life_ends_after_it_begins(problems: Problems, start: str, end: str, good: bool) -> None:
+    """Also of keys that nobody reads yet."""
+    told = problems(keys(f"{{key: sk-123456, starts_at: {start}, expires_at: {end}}}"))
+    expected = (
+        "x.yaml:8: auth.pipeline[0].static.keys[0].expires_at: is not after starts_at; "
+        "want a later time"
+    )
+    assert told == ([] if good else [expected])
+
+
+@pytest.mark.parametrize(
     ("item", "expected"),
     [
         ("name: alice", "keys[0]: has no key; want key or key_file"),

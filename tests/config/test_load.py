@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmproxy.config.load import load_config, parse_config
-from llmproxy.config.model import Config, Duration
+from llmproxy.config.model import Config
+from llmproxy.config.setting import Duration
 from llmproxy.errors import ConfigError
 from tests.config.conftest import Load, Problems
 from tests.upstream.certificates import Authority
@@ -106,8 +107,8 @@ BAD: list[tuple[str, str, str]] = [
     ),
     (
         "type: static",
-        "type: webhook",
-        '10: auth.pipeline[0].type: "webhook" is not available yet:',
+        "type: builtin",
+        "11: auth.pipeline[0].static: is given, but the type is builtin; want it removed, or type:",
     ),
     ("type: static", "type: statik", '10: auth.pipeline[0].type: "statik" cannot stand here;'),
 ]
@@ -164,7 +165,10 @@ auth:
           - key: short
 health_check:
   path: health
-rate_limit: {}
+rate_limit: {storage: redis, redis: primary}
+storage: {caches: [{name: secondary, addr: nowhere}]}
+admin: {enabled: true, token: changeme}
+usage: {}
 """
     assert [told.split(": ")[:2] for told in problems(text)] == [
         ["x.yaml:2", "server.listen"],
@@ -178,7 +182,11 @@ rate_limit: {}
         ["x.yaml:19", "auth.pipeline[0].static.keys[0].key"],
         ["x.yaml:20", "auth.pipeline[0].static.keys[1].key"],
         ["x.yaml:22", "health_check.path"],
-        ["x.yaml:23", "rate_limit"],
+        ["x.yaml:23", "rate_limit.redis"],
+        ["x.yaml:24", "storage.caches[0].addr"],
+        ["x.yaml:25", "admin.token"],
+        ["x.yaml:25", "admin.enabled"],
+        ["x.yaml:26", "usage"],
     ]
 
 

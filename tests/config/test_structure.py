@@ -6,21 +6,15 @@ from collections.abc import Iterator
 from typing import Any, get_args, get_type_hints
 
 import attrs
+import cattrs
 import pytest
 
 from llmproxy.config.findings import Findings
-from llmproxy.config.model import (
-    Auth,
-    Backend,
-    BackendTls,
-    Config,
-    Duration,
-    HealthCheck,
-    Provider,
-    Retry,
-    StaticKey,
-    Timestamp,
-)
+from llmproxy.config.model import Backend, BackendTls, Config, HealthCheck, Retry
+from llmproxy.config.model_auth import Auth, Provider, StaticKey
+from llmproxy.config.model_stores import Cache, Database, Limits, Storage
+from llmproxy.config.scalars import WrongValueError
+from llmproxy.config.setting import Duration, Secret, Timestamp, setting
 from llmproxy.config.structure import holds_secrets, make_converter, stand_in, structure
 from llmproxy.config.yaml_lines import BROKEN
 
@@ -71,6 +65,36 @@ def test_every_kind_of_value() -> None:
     assert config.auth.pipeline[0].static.keys == (StaticKey(),)
     assert config.api_keys[0].expires_at == Timestamp(86400)
     assert config.routing.retry == Retry(multiplier=3.0)
+
+
+def test_a_key_may_have_another_name_than_its_attribute() -> None:
+    """``global`` is Python's own word; nobody writes ``global_``."""
+    tree: dict[str, Any] = {"backends": [BACKEND], "rate_limit": {"global": {"max_concurrent": 5}}}
+    config, told = structured(tree)
+    assert not told
+    assert config.rate_limit.global_ == Limits(max_concurrent=5)
+    tree["rate_limit"] = {"global": {"max_concurrent": "x", "burst_size": 7}, "redis": 5}
+    config, told = structured(tree)
+    assert [one.partition(": ")[0] for one in told] == [
+        "rate_limit.redis",
+        "rate_limit.global.max_concurrent",
+    ]
+    assert config.rate_limit.global_ == Limits(burst_size=7)
+    assert structured({"backends": [BACKEND], "rate_limit": {"global_": {}}})[1] == [
+        'rate_limit.global_: is an unknown key; did you mean "global"?'
+    ]
+
+
+def test_sections_by_name() -> None:
+    """What is wrong in one is told at its name, and its other keys are as the file says."""
+    per_model = {"a/b": {"max_concurrent": 5, "burst_size": "x"}, "c": 5, "d": None, "e": BROKEN}
+    config, told = structured({"backends": [BACKEND], "rate_limit": {"per_model": per_model}})
+    assert [one.partition(": ")[0] for one in told] == [
+        'rate_limit.per_model["a/b"].burst_size',
+        "rate_limit.per_model.c",
+    ]
+    expected = {"a/b": Limits(max_concurrent=5), "c": Limits(), "d": Limits(), "e": Limits()}
+    assert config.rate_limit.per_model == expected
 
 
 def test_a_section_without_keys_is_its_default() -> None:
@@ -186,7 +210,37 @@ def test_a_type_without_a_stand_in_is_a_fault_of_the_model() -> None:
 def test_where_secrets_may_be() -> None:
     """In backends and keys and in all that holds them."""
     assert all(map(holds_secrets, (Backend, StaticKey, Provider, Auth, Config)))
-    assert not any(map(holds_secrets, (HealthCheck, Retry, BackendTls)))
+    assert all(map(holds_secrets, (Cache, Database, Storage, dict[str, Cache])))
+    assert not any(map(holds_secrets, (HealthCheck, Retry, BackendTls, Limits)))
+
+
+def test_a_required_key_has_a_stand_in_under_its_name_in_yaml() -> None:
+    """Else the stand-in itself would be an unknown key."""
+
+    @attrs.frozen(kw_only=True)
+    class Odd:
+        """A section with a required key of another name."""
+
+        class_: str = setting("required", key="class")
+
+    assert stand_in(Odd) == {"class": ""}
+    assert make_converter().structure({"class": "x"}, Odd) == Odd(class_="x")
+
+
+def test_a_mapping_of_secrets_is_not_shown() -> None:
+    """Nor what stands where the mapping should be."""
+
+    @attrs.frozen(kw_only=True)
+    class Odd:
+        """A section with sections by name that hold secrets."""
+
+        caches: dict[str, Secret] = setting("by name", factory=dict)
+
+    with pytest.raises(cattrs.ClassValidationError) as caught:
+        make_converter().structure({"caches": "s3cret"}, Odd)
+    (wrong,) = caught.value.exceptions
+    assert isinstance(wrong, WrongValueError)
+    assert wrong.hide
 
 
 def test_a_type_that_nobody_reads_is_a_fault_of_the_model() -> None:

@@ -148,9 +148,15 @@ def test_times(text: str, seconds: float) -> None:
     assert units.timestamp(text) == seconds
 
 
-@pytest.mark.parametrize("bad", ["", "tomorrow", "2030-13-01", "31.12.2030", 0, None])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *("", "tomorrow", "2030-13-01", "31.12.2030", 0, None),
+        *("9999-12-31T23:30:00-01:00", "0001-01-01T00:30:00+01:00"),
+    ],
+)
 def test_what_is_no_time(bad: object) -> None:
-    """Numbers are none: nobody reads them."""
+    """Numbers are none: nobody reads them. Nor is what UTC has no year for."""
     with pytest.raises(ValueError, match="2030-12-31"):
         units.timestamp(bad)
 

@@ -20,7 +20,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from zope.interface import implementer
 
-from llmproxy.config.model import Duration, HealthCheck
+from llmproxy.config.model import HealthCheck
+from llmproxy.config.setting import Duration
 from llmproxy.health.checker import LIMIT_BYTES, HealthChecker, is_loading
 from llmproxy.interfaces import IHealthSink
 from llmproxy.values import Backend

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -13,18 +13,21 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH
 from zope.interface import implementer
 
-from llmproxy.errors import InvalidApiKey, ModelNotFound, NoBackend
+from llmproxy.entitlements import Quota, Standing
+from llmproxy.errors import GatewayError, InvalidApiKey, ModelNotFound, NoBackend
 from llmproxy.interfaces import (
     IAuthenticator,
     IBackendLease,
     IByteBudget,
     IClientRequest,
+    IGrant,
+    ILimiter,
     IReporter,
     IRouter,
     IUpstreamClient,
     IUpstreamResponse,
 )
-from llmproxy.values import Backend, ModelRoute, Principal, UsageRecord
+from llmproxy.values import Backend, Demand, ModelRoute, Principal, UsageRecord
 
 KEY = "sk-good"
 
@@ -308,6 +311,68 @@ class FakeAuthenticator:
         if credential == KEY:
             return succeed(Principal(key_id="key-1", key_name="tester", user_id="u1"))
         return fail(InvalidApiKey())
+
+
+@implementer(IGrant)
+class FakeGrant:
+    """A grant that checks that it is settled once.
+
+    Attributes:
+        demand: What it was given for.
+        settled: With how many tokens; None before.
+    """
+
+    def __init__(self, demand: Demand) -> None:
+        self.demand = demand
+        self.settled: int | None = None
+
+    def settle(self, tokens: int) -> None:
+        """Settle."""
+        assert self.settled is None
+        self.settled = tokens
+
+
+@implementer(ILimiter)
+class FakeLimiter:
+    """Grants everything, or refuses everything, at once or when the test says."""
+
+    def __init__(self) -> None:
+        self.grants: list[FakeGrant] = []
+        self.refusal: GatewayError | None = None
+        self.delay: Deferred[None] | None = None
+        self.cancelled = False
+
+    def acquire(self, demand: Demand) -> Deferred[IGrant]:
+        """Grant."""
+        if self.refusal is not None:
+            return fail(self.refusal)
+
+        def given() -> IGrant:
+            grant = FakeGrant(demand)
+            self.grants.append(grant)
+            return grant
+
+        if self.delay is not None:
+
+            def cancelled(_: Deferred[IGrant]) -> None:
+                self.cancelled = True
+
+            waiting: Deferred[IGrant] = Deferred(cancelled)
+            self.delay.addCallback(lambda _: waiting.callback(given()))
+            return waiting
+        return succeed(given())
+
+    def standing(self, principal: Principal) -> Deferred[Standing]:
+        """Never called."""
+        raise AssertionError
+
+    def quota_used(self, quotas: Mapping[str, Quota]) -> Deferred[Mapping[str, int]]:
+        """Never called."""
+        raise AssertionError
+
+    def set_quota_used(self, key_id: str, quota: Quota, tokens: int) -> Deferred[None]:
+        """Never called."""
+        raise AssertionError
 
 
 @implementer(IReporter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.task import Clock
 
+from llmproxy.errors import GatewayError
 from llmproxy.proxy.admission import Admission
 from llmproxy.proxy.budget import ByteBudget
 from llmproxy.proxy.exchange import DataPath, Exchange
@@ -11,7 +12,7 @@ from llmproxy.timeouts import Timeouts
 from llmproxy.values import UsageRecord
 from llmproxy.wire.backoff import Backoff
 from llmproxy.wire.fields import FieldRules
-from tests.proxy.fakes import FakeAuthenticator, FakeReporter, FakeRequest, FakeRouter
+from tests.proxy.fakes import FakeAuthenticator, FakeLimiter, FakeReporter, FakeRequest, FakeRouter
 
 
 class Rig:
@@ -23,6 +24,8 @@ class Rig:
         self.authenticator = FakeAuthenticator()
         self.reporter = FakeReporter()
         self.budget = ByteBudget(10_000)
+        self.limiter = FakeLimiter()
+        self.words = ""
         self.draining = False
         rules = FieldRules(
             pseudonym=b"llmproxy-test",
@@ -39,6 +42,8 @@ class Rig:
                 budget=self.budget,
                 max_body_bytes=1000,
                 is_draining=lambda: self.draining,
+                limiter=self.limiter,
+                restate=lambda error: self.restate(error),
             ),
             router=self.router,
             rules=rules,
@@ -51,6 +56,10 @@ class Rig:
             make_body=lambda body: body,
         )
 
+    def restate(self, error: GatewayError) -> GatewayError:
+        """Put the operator's words in."""
+        return error.restated(None, self.words) if self.words else error
+
     def begin(self, request: FakeRequest) -> Exchange:
         """Start an exchange."""
         return self.path.begin(request)
@@ -60,6 +69,7 @@ class Rig:
         assert len(self.reporter.records) == 1
         assert self.path.running == set()
         assert self.router.in_flight == 0
+        assert all(grant.settled is not None for grant in self.limiter.grants)
         assert self.budget.taken_bytes == 0
         assert self.clock.getDelayedCalls() == []
         return self.reporter.records[0]

@@ -13,9 +13,11 @@ from llmproxy.errors import (
     InvalidJson,
     LoopDetected,
     ModelNotFound,
+    QuotaExceeded,
     UnsupportedEncoding,
 )
 from llmproxy.proxy.admission import Admitted
+from llmproxy.values import Demand, ModelRoute
 from tests.proxy.fakes import FakeRequest
 from tests.proxy.rig import Rig
 
@@ -71,6 +73,41 @@ def test_draining_comes_first() -> None:
     _, refusal = admit(rig, FakeRequest())
     assert type(refusal) is Draining
     assert rig.authenticator.asked == []
+
+
+def test_limits_are_asked_last() -> None:
+    """They hear who, which model, and the prompt's estimate with the longest answer."""
+    rig = Rig()
+    rig.router.model_route = ModelRoute("m", "m", context=16, output=100)
+    body = b'{"model": "alias", "max_tokens": 1000, "prompt": "%b"}' % (b"x" * 100)
+    admitted, refusal = admit(rig, FakeRequest(body))
+    assert refusal is None
+    (grant,) = rig.limiter.grants
+    assert admitted.grant is grant
+    assert grant.demand == Demand(admitted.principal, "m", 116)
+
+
+def test_what_the_limits_refuse() -> None:
+    """It is the answer, and what became known stays known."""
+    rig = Rig()
+    rig.limiter.refusal = QuotaExceeded()
+    admitted, refusal = admit(rig, FakeRequest())
+    assert refusal is rig.limiter.refusal
+    assert admitted.grant is None
+    assert admitted.route is not None
+
+
+@pytest.mark.parametrize("request_", [FakeRequest(key="sk-bad"), FakeRequest(b'{"model":"x"}')])
+def test_the_operators_own_words(request_: FakeRequest) -> None:
+    """They stand in every refusal, the status and the class stay."""
+    rig = Rig()
+    rig.words = "Ask the platform team."
+    _, refusal = admit(rig, request_)
+    assert isinstance(refusal, (InvalidApiKey, ModelNotFound))
+    assert str(refusal) == "Ask the platform team."
+    failures: list[Failure] = []
+    rig.path.admission.identify(FakeRequest(key="sk-bad")).addErrback(failures.append)
+    assert str(failures[0].value) == "Ask the platform team."
 
 
 def test_body_is_not_shown() -> None:

@@ -19,6 +19,7 @@ from llmproxy.errors import (
     ConnectFailed,
     ConnectionDied,
     GatewayError,
+    KeyDisabled,
     ReusedConnectionDied,
 )
 from llmproxy.values import Backend, ModelRoute, TriedBackend
@@ -518,3 +519,81 @@ def test_no_error_keeps_the_body(ends: str) -> None:
         assert gone == [True]
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(("ends", "tokens"), [("well", 5), ("leaves", 8), ("refused", 0)])
+def test_what_the_limits_get_back(ends: str, tokens: int) -> None:
+    """The real usage of an answer, the estimate of what was not counted, nothing for a failure."""
+    rig = Rig()
+    request = FakeRequest(b'{"model":"m","stream":true}' if ends == "leaves" else b'{"model": "m"}')
+    rig.begin(request)
+    if ends == "well":
+        response = FakeResponse(headers={b"Content-Type": b"application/json"}, length=len(CHAT))
+        sent_to(rig).answer.callback(response)
+        response.piece(CHAT)
+        response.end()
+    elif ends == "leaves":
+        sent_to(rig).answer.callback(response := stream_response())
+        response.piece(b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n')
+        request.leave()  # the prompt by its size, 7, and one event
+    else:
+        sent_to(rig).answer.errback(ConnectionDied())
+    rig.conclusion()
+    assert [grant.settled for grant in rig.limiter.grants] == [tokens]
+
+
+@pytest.mark.parametrize(
+    ("piece", "status", "tokens"),
+    [
+        (b"", 200, 7),
+        (b'data: {"type":"response.output_text.delta","delta":"Hello"}\n\n', 200, 7 + 61 // 4),
+        (b"", 503, 0),
+    ],
+)
+def test_what_who_leaves_early_is_charged(piece: bytes, status: int, tokens: int) -> None:
+    """The server has begun to work on the prompt: it counts, whatever could be read of the rest."""
+    rig, request = Rig(), FakeRequest(b'{"model":"m","stream":true}')
+    rig.begin(request)
+    response = stream_response()
+    response.code = status
+    sent_to(rig).answer.callback(response)
+    if piece:
+        response.piece(piece)
+    request.leave()
+    assert rig.conclusion().status == 499
+    assert [grant.settled for grant in rig.limiter.grants] == [tokens]
+
+
+def test_client_leaves_while_the_limits_are_asked() -> None:
+    """The question is cancelled with everything else."""
+    rig, request = Rig(), FakeRequest()
+    rig.limiter.delay = Deferred()
+    rig.begin(request)
+    request.leave()
+    assert rig.limiter.cancelled
+    assert rig.conclusion().outcome == "client_abort"
+
+
+@pytest.mark.parametrize("phase", ["attempting", "relaying", "relayed"])
+def test_cut_by_the_operator(phase: str) -> None:
+    """The client is told why, as an answer or as the stream's last event; the backend is let go."""
+    rig, request = Rig(), FakeRequest(b'{"model":"m","stream":true}')
+    exchange = rig.begin(request)
+    assert exchange.key_id == "key-1"
+    response = stream_response() if phase == "relayed" else FakeResponse()
+    if phase != "attempting":
+        sent_to(rig).answer.callback(response)
+    if phase == "relayed":
+        response.piece(b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n')
+    exchange.cut(KeyDisabled())
+    exchange.cut(KeyDisabled())
+    if phase == "relayed":
+        assert request.broken_off
+        last = json.loads(request.output.split(b"\n\n")[-2].removeprefix(b"data: "))["error"]
+        assert (last["code"], request.status) == ("key_disabled", 200)
+    else:
+        assert (error_of(request)["code"], request.status) == ("key_disabled", 403)
+        assert request.finished
+    assert sent_to(rig).cancelled if phase == "attempting" else response.transport.stopped
+    record = rig.conclusion()
+    assert (record.outcome, record.error_code) == ("rejected", "key_disabled")

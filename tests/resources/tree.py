@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -10,10 +10,18 @@ from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
 from llmproxy.config.model import Cors
+from llmproxy.entitlements import Quota, Standing
 from llmproxy.errors import InvalidApiKey
-from llmproxy.interfaces import IBackendStatuses, IClientRequest, IModelCatalog
+from llmproxy.interfaces import (
+    IBackendStatuses,
+    IClientRequest,
+    IGrant,
+    ILimiter,
+    IModelCatalog,
+    IUsageTotals,
+)
 from llmproxy.resources.root import CrossOrigin, make_root
-from llmproxy.values import BackendStatus, ModelCard, Principal
+from llmproxy.values import BackendStatus, Demand, ModelCard, Principal, UsageFilter, UsageTotal
 from tests.edge import Answer, Edge, get
 
 CREATED = 1_700_000_000
@@ -24,7 +32,7 @@ CARDS = (
 )
 PRINCIPALS = {
     "sk-all": Principal("k1"),
-    "sk-some": Principal("k2", allowed_models=("plain", "org/*")),
+    "sk-some": Principal("k2", allowed_models=(("plain", "org/*"),)),
 }
 """What keys stand for."""
 
@@ -42,11 +50,13 @@ class FakeDirectory:
 
     def cards(self, principal: Principal) -> Sequence[ModelCard]:
         """List the models that it may use."""
-        globs = principal.allowed_models
         return [
             card
             for card in CARDS
-            if not globs or any(fnmatchcase(card.id, pattern) for pattern in globs)
+            if all(
+                any(fnmatchcase(card.id, pattern) for pattern in globs)
+                for globs in principal.allowed_models
+            )
         ]
 
     def statuses(self) -> Sequence[BackendStatus]:
@@ -54,11 +64,53 @@ class FakeDirectory:
         return self.states
 
 
+@implementer(ILimiter, IUsageTotals)
+class FakeLedger:
+    """How keys stand, and what was used.
+
+    Attributes:
+        given: How every key stands.
+        rows: What was used.
+        wanted: What was asked for.
+        failure: What every question fails with; None: nothing.
+    """
+
+    def __init__(self) -> None:
+        self.given = Standing({})
+        self.rows: Sequence[tuple[Mapping[str, str], UsageTotal]] = ()
+        self.wanted: list[UsageFilter] = []
+        self.failure: Exception | None = None
+
+    def acquire(self, demand: Demand) -> Deferred[IGrant]:
+        """Never called."""
+        raise AssertionError
+
+    def standing(self, principal: Principal) -> Deferred[Standing]:
+        """Say how a key stands."""
+        return succeed(self.given) if self.failure is None else fail(self.failure)
+
+    def quota_used(self, quotas: Mapping[str, Quota]) -> Deferred[Mapping[str, int]]:
+        """Never called."""
+        raise AssertionError
+
+    def set_quota_used(self, key_id: str, quota: Quota, tokens: int) -> Deferred[None]:
+        """Never called."""
+        raise AssertionError
+
+    def usage(
+        self, wanted: UsageFilter
+    ) -> Deferred[Sequence[tuple[Mapping[str, str], UsageTotal]]]:
+        """Say what was used."""
+        self.wanted.append(wanted)
+        return succeed(self.rows)
+
+
 class Tree:
     """The tree, with all it stands on.
 
     Attributes:
         directory: Models and backends.
+        ledger: Limits and usage.
         draining: Whether the daemon is.
         begun: The requests that reached the data path.
         waiting: When a list, whoever asks is not known until these fire.
@@ -71,6 +123,7 @@ class Tree:
         open_paths: Collection[str] = ("/health", "/ready", "/metrics"),
     ) -> None:
         self.directory = FakeDirectory()
+        self.ledger = FakeLedger()
         self.draining = False
         self.begun: list[tuple[bytes, bytes]] = []
         self.waiting: list[Deferred[Principal]] | None = None
@@ -79,6 +132,9 @@ class Tree:
             identify=self._identify,
             begin=self._begin,
             catalog=self.directory,
+            limiter=self.ledger,
+            totals=self.ledger,
+            now=lambda: CREATED + 0.5,
             backends=self.directory,
             is_draining=lambda: self.draining,
             cors=self.cross_origin,

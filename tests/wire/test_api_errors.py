@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from llmproxy.errors import GatewayError, HeadersTooLarge, InvalidBody, MemoryBudgetSpent
+from llmproxy.errors import HeadersTooLarge, InvalidApiKey, InvalidBody, MemoryBudgetSpent
 from llmproxy.wire.api_errors import (
     error_answer,
     error_event,
@@ -41,17 +41,41 @@ def test_error_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "seconds"),
-    [(MemoryBudgetSpent(), 1), (MemoryBudgetSpent(retry_after_s=0), 0), (InvalidBody(), None)],
+    ("retry_after_s", "seconds", "milliseconds"),
+    [
+        (None, b"1", b"1000"),
+        (0, b"0", b"0"),
+        (5, b"5", b"5000"),
+        (0.0001, b"1", b"1"),
+        (0.25, b"1", b"250"),
+        (1.0, b"1", b"1000"),
+        (1.2005, b"2", b"1201"),
+        (59.9999, b"60", b"60000"),
+    ],
 )
-def test_retry_after(error: GatewayError, seconds: int | None) -> None:
-    """In seconds and milliseconds, zero included, or not at all."""
-    fields = dict(error_answer(error)[0])
-    if seconds is None:
-        assert not {b"Retry-After", b"retry-after-ms"} & set(fields)
-    else:
-        assert fields[b"Retry-After"] == b"%d" % seconds
-        assert fields[b"retry-after-ms"] == b"%d" % (seconds * 1000)
+def test_retry_after(retry_after_s: float | None, seconds: bytes, milliseconds: bytes) -> None:
+    """In whole seconds and milliseconds, rounded up: who comes then does not come too early."""
+    fields = dict(error_answer(MemoryBudgetSpent(retry_after_s=retry_after_s))[0])
+    assert (fields[b"Retry-After"], fields[b"retry-after-ms"]) == (seconds, milliseconds)
+
+
+def test_no_retry_after() -> None:
+    """Where nothing gets better by waiting, nothing is said."""
+    assert not {b"Retry-After", b"retry-after-ms"} & set(dict(error_answer(InvalidBody())[0]))
+
+
+def test_a_restated_error_is_answered_as_it_says() -> None:
+    """Its message is in the body, its status in the status line; type and code stay."""
+    raw = raw_answer(InvalidApiKey().restated(403, "Ask the help desk for a key."), ())
+    head, _, body = raw.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 403 Forbidden\r\n")
+    assert b"WWW-Authenticate: Bearer" in head
+    assert json.loads(body)["error"] == {
+        "message": "Ask the help desk for a key.",
+        "type": "authentication_error",
+        "param": None,
+        "code": "invalid_api_key",
+    }
 
 
 def test_error_event() -> None:

@@ -1,0 +1,1 @@
+"""How much may be asked: rates, requests at once, and budgets of tokens."""

@@ -1,0 +1,1 @@
+"""Databases and caches: connections, and what is kept in them."""

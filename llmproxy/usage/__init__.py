@@ -1,0 +1,1 @@
+"""What was used: totals of the exchanges' records."""
