@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,14 @@ def test_a_port_in_use(
     expected = "llmproxy: cannot listen on '127.0.0.1:8123': Address already in use\n"
     assert capfd.readouterr().err == expected
     assert not pid_file.exists()
+
+
+@pytest.mark.usefixtures("_signals_as_before")
+def test_time_that_nobody_sets(reactor: Reactor, file: Path) -> None:
+    """Timers go by a monotonic clock: the time of day may be set."""
+    makeService(parsed(file))
+    before_s = time.monotonic()
+    assert before_s <= reactor.seconds() <= time.monotonic()
 
 
 def test_what_stays_is_not_searched_for_garbage() -> None:
