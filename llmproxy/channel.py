@@ -282,10 +282,19 @@ class EdgeChannel(Protocol):
         self._waiting.clear()
         self._early.clear()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is under way, nor a part of one."""
+        return (
+            self._current is None
+            and not self._reader.in_head
+            and self._receiving is None
+            and not self._waiting
+        )
+
     def close_when_idle(self) -> None:
         """Close now when nothing is under way, else after the answer that is."""
-        idle = self._current is None and not self._reader.in_head and self._receiving is None
-        if idle and not self._waiting:
+        if self.is_idle:
             self.loseConnection()
         else:
             self._persistent = False

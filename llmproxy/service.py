@@ -268,6 +268,7 @@ class Gateway(MultiService):
                 max_connections=ADMIN_CONNECTIONS,
                 trusted_proxies=TrustedProxies(()),
                 cors_fields=lambda _: (),
+                replaces_idle=True,  # nobody keeps administrators out by holding connections open
             )
             Listeners(
                 reactor, (config.admin.listen,), self.admin_site, " for the admin API"

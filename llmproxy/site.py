@@ -403,6 +403,8 @@ class EdgeSite(server.Site):
         cors_fields: Gives the fields that browsers need on an answer.
         log_request: Takes each request that no exchange has recorded, when it is answered.
         log_refused: Takes each error that was answered before there was a request.
+        replaces_idle: Whether a connection too many takes the place of the one that is open
+            longest of those on which nothing is under way; else it is closed.
     """
 
     def __init__(
@@ -418,6 +420,7 @@ class EdgeSite(server.Site):
         cors_fields: Callable[[EdgeRequest], Sequence[tuple[bytes, bytes]]],
         log_request: Callable[[EdgeRequest], None],
         log_refused: Callable[[GatewayError, str, str], None],
+        replaces_idle: bool = False,
     ) -> None:
         super().__init__(resource, reactor=reactor)
         self.trusted_proxies = trusted_proxies
@@ -432,7 +435,8 @@ class EdgeSite(server.Site):
         self._random_bytes = random_bytes
         self._log_request = log_request
         self._log_refused = log_refused
-        self._connections: set[EdgeChannel] = set()
+        self._replaces_idle = replaces_idle
+        self._connections: dict[EdgeChannel, None] = {}
 
     def __repr__(self) -> str:
         return f"<EdgeSite {len(self._connections)} connections>"
@@ -440,16 +444,24 @@ class EdgeSite(server.Site):
     def buildProtocol(self, addr: IAddress | None) -> EdgeChannel | None:  # type: ignore[override]
         """Make the channel of a new connection, if there is room for one."""
         del addr
-        if len(self._connections) >= self._max_connections:
+        if len(self._connections) >= self._max_connections and not self._make_room():
             return None
         channel = EdgeChannel(self, self._limits)
         channel.factory = self
-        self._connections.add(channel)
+        self._connections[channel] = None
         return channel
+
+    def _make_room(self) -> bool:
+        if self._replaces_idle:
+            for channel in self._connections:
+                if channel.is_idle:
+                    channel.abort()
+                    return True
+        return False
 
     def connection_closed(self, channel: EdgeChannel) -> None:
         """Forget a connection."""
-        self._connections.discard(channel)
+        self._connections.pop(channel, None)
 
     def close_idle(self) -> None:
         """Close the connections that no request is being answered on."""

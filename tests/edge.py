@@ -341,6 +341,7 @@ class Edge:
         resource: Instead of that resource.
         limits: Of each connection.
         max_connections: Of the site.
+        replaces_idle: Of the site.
         trusted: Networks of trusted proxies.
         budget_bytes: What all bodies may take.
         body_limit_bytes: What `echo` allows a body.
@@ -363,6 +364,7 @@ class Edge:
         resource: IResource | None = None,
         limits: EdgeLimits | None = None,
         max_connections: int = 100,
+        replaces_idle: bool = False,
         trusted: Sequence[str] = (),
         budget_bytes: int = 1 << 20,
         body_limit_bytes: int = 1 << 20,
@@ -383,6 +385,7 @@ class Edge:
             reactor=reactor or self.clock,
             limits=limits or EdgeLimits(),
             max_connections=max_connections,
+            replaces_idle=replaces_idle,
             trusted_proxies=TrustedProxies(trusted),
             now=lambda: NOW_S,
             random_bytes=self._next_bytes,

@@ -382,6 +382,21 @@ def test_no_more_connections_than_allowed() -> None:
         assert edge.try_connect(peer) is not None
 
 
+def test_a_new_connection_for_an_idle_one() -> None:
+    """Where that is wanted, the oldest idle one goes; those in use stay, and none is left then."""
+    with Edge(ignore, max_connections=3, replaces_idle=True) as edge:
+        peer = IPv4Address("TCP", "192.0.2.7", 1)
+        busy = edge.connect().send(get())
+        idle = [edge.connect(), edge.connect()]
+        edge.connect().send(get()[:-1])
+        edge.turn()
+        assert [one.connection.lost for one in (busy, *idle)] == [False, True, False]
+        idle[1].send(get())
+        assert edge.try_connect(peer) is None
+        for request in edge.stage.requests:
+            answer_only(request)
+
+
 def test_close_idle() -> None:
     """Idle connections close now, others with their answer, which says so."""
     with Edge(ignore) as edge:
