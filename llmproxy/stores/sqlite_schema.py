@@ -78,6 +78,7 @@ MIGRATIONS: Final[Sequence[Migration]] = (
             PRIMARY KEY (day, key_id, user_id, model)
         ) WITHOUT ROWID
         """,
+        "CREATE INDEX usage_by_key ON usage_totals (key_id, day)",
     ),
 )
 

@@ -258,10 +258,20 @@ class SyncKeys(Request, kw_only=True, forbid_unknown_fields=True):
     """``/admin/keys/sync``; ``full`` deletes every key that is not among these."""
 
     keys: Annotated[tuple[SyncKey, ...], Meta(description="a list of keys")]
-    mode: Mode = "full"
+    mode: Mode | UnsetType = UNSET
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all other keys are deleted; that is the default."""
+        return self.mode != "incremental"
 
     def check(self, at: str) -> None:
         """Check what types cannot say; see `Request.check`."""
+        if not self.keys and self.mode is UNSET:
+            raise InvalidBody(
+                f"{at}keys is empty, which deletes all keys; want {at}mode with it.",
+                param=f"{at}mode",
+            )
         for number, key in enumerate(self.keys):
             key.check(f"{at}keys[{number}].")
 

@@ -18,7 +18,7 @@ HASH = "ab" * 32
 def entries(text: str) -> list[dict[str, Any]]:
     """Read a file, and hold what comes of it to the API's shape."""
     read = read_entries(text, NOW_S)
-    read_request(json.dumps({"keys": read}).encode(), SyncKeys)
+    read_request(json.dumps({"keys": read, "mode": "full"}).encode(), SyncKeys)
     return read
 
 

@@ -147,9 +147,12 @@ def test_which_key(kind: type[Request]) -> None:
 
 def test_keys_to_sync() -> None:
     """Each comes with itself or with its digest, and every one is checked."""
-    assert taken(SyncKeys, {"keys": []}) == SyncKeys(keys=(), mode="full")
+    assert taken(SyncKeys, {"keys": [], "mode": "full"}).is_full
+    assert refused(SyncKeys, {"keys": []}) == "mode"  # it would delete all keys
     good = {"keys": [{"key": "abcdef"}, {"key_hash": DIGEST, "prefix": "sk-", "id": "key_1"}]}
-    assert len(taken(SyncKeys, {**good, "mode": "incremental"}).keys) == 2
+    assert taken(SyncKeys, good).is_full
+    partly = taken(SyncKeys, {**good, "mode": "incremental"})
+    assert (len(partly.keys), partly.is_full) == (2, False)
     for entry, field in (
         ({}, "key"),
         ({"key": "abcdef", "key_hash": DIGEST}, "key"),

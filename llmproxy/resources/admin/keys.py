@@ -131,13 +131,13 @@ class KeyOperations:
         many = len(request.keys) > MANY_KEYS
         drafts = await self._in_thread(make_drafts) if many else make_drafts()
         try:
-            counts = await self._keys.sync(drafts, request.mode == "full")
+            counts = await self._keys.sync(drafts, request.is_full)
         except KeyExists:
             raise Refusal(
                 409, "Two of the keys are the same, or have the same id.", param="keys"
             ) from None
         note(
-            f"synchronised keys ({request.mode}): {counts.created} created, "
+            f"synchronised keys ({'full' if request.is_full else 'incremental'}): {counts.created} created, "
             f"{counts.updated} updated, {counts.deleted} deleted"
         )
         return Done(

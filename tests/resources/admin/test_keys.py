@@ -307,7 +307,7 @@ def test_refused_syncs() -> None:
         (DELETE, {"key": "abcdefghi"}),
         (GET, {"id": "key_1"}),
         (LIST, {}),
-        (SYNC, {"keys": []}),
+        (SYNC, {"keys": [], "mode": "full"}),
     ],
 )
 def test_the_store_is_down(path: str, content: object) -> None:
