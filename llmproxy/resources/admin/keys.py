@@ -136,8 +136,9 @@ class KeyOperations:
             raise Refusal(
                 409, "Two of the keys are the same, or have the same id.", param="keys"
             ) from None
+        mode = "full" if request.is_full else "incremental"
         note(
-            f"synchronised keys ({'full' if request.is_full else 'incremental'}): {counts.created} created, "
+            f"synchronised keys ({mode}): {counts.created} created, "
             f"{counts.updated} updated, {counts.deleted} deleted"
         )
         return Done(
