@@ -51,6 +51,9 @@ UNAVAILABLE: Final = frozenset(
 """Error replies that tell of the server and not of the command."""
 
 _LONGEST_LINE_BYTES: Final = 64 * 1024
+LONGEST_BULK_BYTES: Final = 8 * 1024 * 1024
+"""No record of a key is as long; a longer reply would only fill the memory."""
+
 _IN_A_SCRIPT = re.compile(r"(?:ERR )?Error running script .*? -([A-Z]+) ", re.DOTALL)
 """How a Redis before 7 tells of an error that a command met inside a script."""
 
@@ -133,6 +136,9 @@ class RedisProtocol(BaseRedisProtocol):  # type: ignore[misc]
     def _read_one(self) -> bool:
         """Read a line, or what there is of a bulk; say whether there may be more."""
         if not self.line_mode:
+            if self.bulk_length > LONGEST_BULK_BYTES:
+                self.abort()
+                return False
             piece = bytes(self._unread[: self.bulk_length])
             if not piece:
                 return False

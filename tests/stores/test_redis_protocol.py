@@ -14,7 +14,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from llmproxy.errors import RedisReplyError, StoreUnavailable
-from llmproxy.stores.redis_protocol import RedisProtocol
+from llmproxy.stores.redis_protocol import LONGEST_BULK_BYTES, RedisProtocol
 
 
 class Transport(StringTransport):
@@ -189,3 +189,13 @@ def test_losing_the_connection() -> None:
     with pytest.raises(StoreUnavailable):
         protocol.ask((b"PING",))
     assert "not connected" in repr(protocol)
+
+
+def test_a_reply_without_end() -> None:
+    """A text longer than anything that is kept is not waited for."""
+    protocol, transport = connected()
+    reply = protocol.ask((b"GET", b"a"))
+    protocol.dataReceived(b"$%d\r\n%b" % (LONGEST_BULK_BYTES + 1, b"x" * 1000))
+    assert transport.aborted
+    protocol.connectionLost(Failure(ConnectionDone()))
+    assert isinstance(outcome(reply), StoreUnavailable)
