@@ -109,7 +109,12 @@ def prepare(
     try:
         connection = sqlite3.connect(path, timeout=patience_s, isolation_level=None)
         try:
-            version = _check_owner(connection, path, len(migrations))
+            # In one transaction, or half of what is read may be of before another process's work.
+            connection.execute("BEGIN")
+            try:
+                version = _check_owner(connection, path, len(migrations))
+            finally:
+                connection.execute("ROLLBACK")
             _use_wal(connection, patience_s)
             if version < len(migrations):
                 _migrate(connection, path, migrations)
