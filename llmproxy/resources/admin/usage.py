@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import attrs
 
 from llmproxy.interfaces import IKeyStore, IUsageTotals
 from llmproxy.resources.admin import operations
+from llmproxy.resources.admin.envelope import Refusal
 from llmproxy.resources.admin.operations import Done, Note, Operation, Run
 from llmproxy.values import UsageTotal
 from llmproxy.wire.admin_usage import SummarizeUsage, UsageSummary, usage_shown
+
+MOST_GROUPS: Final = 10_000
+"""In one answer: to write more would hold up the requests of others."""
 
 
 class UsageOperations:
@@ -32,6 +37,12 @@ class UsageOperations:
     async def _summarize(self, request: SummarizeUsage, note: Note) -> Done:
         del note
         groups = await self._totals.usage(request.as_filter())
+        if len(groups) > MOST_GROUPS:
+            raise Refusal(
+                400,
+                f"There are over {MOST_GROUPS} groups; want fewer days, or less to group by.",
+                param="group_by",
+            )
         names: dict[str, str | None] = {}
         for by, _ in groups:
             key_id = by.get("key_id")

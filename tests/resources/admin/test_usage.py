@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from llmproxy.resources.admin.usage import MOST_GROUPS
 from llmproxy.values import UsageFilter, UsageTotal
 from tests.resources.admin.tree import AdminTree
 
@@ -28,6 +29,17 @@ def test_one_total() -> None:
     shown = numbers(5, 1, 10, 20)
     assert tree.done(PATH, {}) == {"groups": [shown], "total": shown}
     assert tree.totals.wanted == [UsageFilter()]
+
+
+def test_too_many_groups() -> None:
+    """The answer would take long to write; it says how to ask for less."""
+    tree = AdminTree()
+    total = UsageTotal(1, 2, 3, 5)
+    tree.totals.totals = [({"user_id": f"u{i}"}, total) for i in range(MOST_GROUPS)]
+    assert len(tree.done(PATH, {"group_by": ["user"]})["groups"]) == MOST_GROUPS
+    tree.totals.totals = [*tree.totals.totals, ({"user_id": "one more"}, total)]
+    answer = tree.post(PATH, {"group_by": ["user"]})
+    assert (answer.status, answer.json["param"]) == (400, "group_by")
 
 
 def test_nothing_used() -> None:
