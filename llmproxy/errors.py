@@ -70,6 +70,22 @@ class KeyExists(LLMProxyError):
     """The key store has that key, or that id, already."""
 
 
+class DeliveryFailed(LLMProxyError):
+    """A receiver did not take a batch; it is to be tried again.
+
+    Attributes:
+        retry_after_s: How long the receiver asks to be left alone; None: it did not say.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ReceiverGone(LLMProxyError):
+    """A receiver wants nothing more, now or later."""
+
+
 class RelayBroken(LLMProxyError):
     """The answer broke off after its head was accepted; there is no retry from here.
 

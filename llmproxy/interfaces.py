@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from llmproxy.values import Backend as BackendIdentity
     from llmproxy.values import (
         BackendStatus,
+        Batch,
         Demand,
         ModelCard,
         ModelRoute,
         Principal,
+        StreamAlert,
         UsageFilter,
         UsageRecord,
         UsageTotal,
@@ -433,3 +435,25 @@ class IReporter(Interface):
 
     def report(record: UsageRecord) -> None:
         """Take a record; never raises, never blocks for long."""
+
+
+class IAlerts(Interface):
+    """Takes alerts."""
+
+    def alert(alert: StreamAlert) -> None:
+        """Take an alert; never raises, never blocks for long."""
+
+
+class IUsageSink(Interface):
+    """Where one reporter's events go: a service, a table, a log."""
+
+    kinds: frozenset[str] = Attribute("The kinds of events that it takes; others pass it by.")
+
+    def deliver(batch: Batch) -> Deferred[None]:
+        """Deliver a batch: all of it, or what came through may come again under the same ids.
+
+        Returns:
+            A Deferred that fires when the receiver has the batch for good. It fails with
+            `DeliveryFailed` when the batch is to be tried again, with `ReceiverGone` when nothing
+            is ever to be tried again. Cancelling it leaves it open whether the batch came through.
+        """

@@ -267,6 +267,7 @@ class UsageRecord:
         attempts: How many backends were tried.
         tried: Those that failed, in order.
         error_code: The code of the error that was answered, or that ended the answer.
+        request_body: The client's own, where the configuration wants it in records.
     """
 
     id: str
@@ -301,6 +302,50 @@ class UsageRecord:
     client_ip: str = ""
     user_agent: str = ""
     referer: str = ""
+    request_body: bytes | None = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class StreamAlert:
+    """A stream that somebody should look at; told once of each stream and kind.
+
+    Attributes:
+        kind: ``long_stream``: it lasts longer than it should; ``stalled_stream``: it is silent.
+        time: When that was seen, seconds since the epoch.
+        duration_s: How long the request has lasted.
+        silent_s: How long ago its last piece came.
+    """
+
+    kind: Literal["long_stream", "stalled_stream"]
+    time: float
+    request_id: str
+    key_id: str = ""
+    key_name: str = ""
+    user_id: str = ""
+    model: str = ""
+    backend: str = ""
+    session_id: str = ""
+    duration_s: float = 0.0
+    silent_s: float = 0.0
+
+
+EventKind = Literal["usage", "alert"]
+"""What receivers are told: a usage record, or an alert."""
+
+
+@attrs.frozen
+class Batch:
+    """Events that a receiver is given together.
+
+    Attributes:
+        id: The same at every try, also after a restart; of no other batch of that receiver.
+        kind: What they are, all of them.
+        events: One JSON object each, oldest first; at least one.
+    """
+
+    id: str
+    kind: EventKind
+    events: tuple[bytes, ...] = attrs.field(repr=False)
 
 
 @attrs.frozen

@@ -18,8 +18,11 @@ from llmproxy.config.model_stores import Admin
 def needs_db(config: Config) -> bool:
     """Say whether something of this configuration is kept in ``admin.db_path``.
 
-    Keys are, and what is used of quotas that are not counted in Redis.
+    Keys are, records of usage, and what is used of quotas that are not counted in Redis.
     """
+    usage = config.usage
+    if usage.enabled and any(one.type == "builtin" for one in usage.reporters):
+        return True
     types = {provider.type for provider in config.auth.pipeline}
     if config.admin.enabled or "builtin" in types:
         return True

@@ -6,7 +6,7 @@ connects to nothing.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import attrs
 
@@ -19,11 +19,10 @@ from llmproxy.config.model_auth import (
     Auth,
     DatabaseProvider,
     OwnAnswer,
-    Provider,
     RedisProvider,
     WebhookProvider,
 )
-from llmproxy.config.names import check_names, check_reference
+from llmproxy.config.names import check_names, check_other_types, check_reference
 from llmproxy.config.setting import key_name
 
 LOCAL_PATHS: Final = ("/health", "/ready", "/metrics")
@@ -81,7 +80,7 @@ def _check_pipeline(config: Config, findings: Findings) -> None:
     builtin: KeyPath = ()
     for index, provider in enumerate(pipeline):
         path = (*at, index)
-        _check_settings_of_other_types(provider, path, findings)
+        check_other_types(findings, provider, path, _WITH_SETTINGS)
         if provider.type == "builtin":
             if builtin:
                 findings.check(
@@ -94,17 +93,6 @@ def _check_pipeline(config: Config, findings: Findings) -> None:
             _check_database(provider.database, (*path, "database"), config, findings)
         elif provider.type == "webhook":
             _check_webhook(provider.webhook, (*path, "webhook"), findings)
-
-
-def _check_settings_of_other_types(provider: Provider, path: KeyPath, findings: Findings) -> None:
-    for name in _WITH_SETTINGS:
-        settings: Any = getattr(provider, name)
-        if name != provider.type and settings != type(settings)():
-            findings.check(
-                (*path, name),
-                f"is given, but the type is {provider.type}; want it removed, or type: {name}",
-                needs=((*path, "type"),),
-            )
 
 
 def _check_redis(redis: RedisProvider, path: KeyPath, config: Config, findings: Findings) -> None:

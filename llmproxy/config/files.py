@@ -188,6 +188,21 @@ def check_db_path(config: Config, is_directory: Callable[[str], bool], findings:
         )
 
 
+def check_spool_dir(
+    config: Config, is_directory: Callable[[str], bool], findings: Findings
+) -> None:
+    """Check that the spool's directory is there, or can be made in one that is."""
+    folder = config.usage.spool_dir.rstrip("/")
+    if not (config.usage.enabled and config.usage.reporters and folder):
+        return
+    above = dirname(folder) or "."
+    if not any(map(is_directory, (folder, above, dirname(above) or "."))):
+        findings.check(
+            ("usage", "spool_dir"),
+            f"{quoted(folder)} is in a directory that does not exist, nor does the one above",
+        )
+
+
 def _check_place(
     output: KeyPath,
     path: KeyPath,

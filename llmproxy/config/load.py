@@ -17,12 +17,14 @@ from llmproxy.config.checks_admin import check_admin
 from llmproxy.config.checks_auth import check_auth
 from llmproxy.config.checks_limits import check_limits
 from llmproxy.config.checks_storage import check_storage
+from llmproxy.config.checks_usage import check_usage
 from llmproxy.config.files import (
     FindTlsFault,
     ReadFile,
     check_certificates,
     check_db_path,
     check_logs,
+    check_spool_dir,
     read_secrets,
 )
 from llmproxy.config.findings import Findings, quoted
@@ -114,9 +116,11 @@ def parse_config(
     check_limits(config, findings)
     check_storage(config, findings)
     check_admin(config, findings)
+    check_usage(config, findings)
     check_certificates(config, read_file, find_tls_fault, findings)
     check_logs(config, is_directory, findings)
     check_db_path(config, is_directory, findings)
+    check_spool_dir(config, is_directory, findings)
     if findings:
         raise findings.error()
     return config

@@ -1,9 +1,9 @@
 """The configuration model: every key, its type, its default and a line on it.
 
 One class per YAML mapping, one attribute per key, under the key's own name. This module is the
-single place where a key is declared (with its neighbours `model_auth` and `model_stores`, which
-hold the larger sections): the loader derives types and defaults from it, and a test
-holds ``etc/llmproxy.reference.yaml`` to it. It knows nothing of YAML, files or the daemon.
+single place where a key is declared (with its neighbours `model_auth`, `model_stores` and
+`model_usage`, which hold the larger sections): the loader derives types and defaults from it, and a
+test holds ``etc/llmproxy.reference.yaml`` to it. It knows nothing of YAML, files or the daemon.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import attrs
 
 from llmproxy.config.model_auth import Auth, StaticKey
 from llmproxy.config.model_stores import Admin, RateLimit, Storage
+from llmproxy.config.model_usage import Metrics, Monitoring, Usage
 from llmproxy.config.setting import Cidr, Duration, GiB, MiB, Secret, Size, setting
 
 
@@ -227,6 +228,9 @@ class Config:
     rate_limit: RateLimit = setting("how much may be asked", factory=RateLimit)
     storage: Storage = setting("databases and caches that others name", factory=Storage)
     admin: Admin = setting("the admin API", factory=Admin)
+    usage: Usage = setting("one record for every request", factory=Usage)
+    metrics: Metrics = setting("what Prometheus may scrape", factory=Metrics)
+    monitoring: Monitoring = setting("alerts on streams", factory=Monitoring)
     routing: Routing = setting("which backend takes a request", factory=Routing)
     health_check: HealthCheck = setting("active checks", factory=HealthCheck)
     log: Log = setting("the daemon's own log", factory=Log)
@@ -234,9 +238,6 @@ class Config:
 
 
 LATER_SECTIONS: Mapping[str, str] = {
-    "usage": "usage reporters",
-    "metrics": "Prometheus metrics",
-    "monitoring": "alerts on long streams",
     "discovery": "service discovery",
     "hooks": "hooks",
 }

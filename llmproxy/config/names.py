@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from llmproxy.config.findings import Findings, KeyPath, path_text, quoted
 from llmproxy.config.scalars import closest
@@ -51,3 +52,22 @@ def check_reference(
     else:
         wanted = f"want one of {path_text(at)}, where there is none"
     findings.check(path, f"{quoted(name)} is not {what}; {wanted}", needs=() if known else (at,))
+
+
+def check_other_types(findings: Findings, holder: Any, path: KeyPath, types: Sequence[str]) -> None:
+    """Check that settings are given for the type that something has, and for no other.
+
+    Args:
+        findings: Takes the problems.
+        holder: Has a ``type``, and a section of settings for each type.
+        path: Where it stands.
+        types: Those with settings, each under its own name.
+    """
+    for name in types:
+        settings = getattr(holder, name)
+        if name != holder.type and settings != type(settings)():
+            findings.check(
+                (*path, name),
+                f"is given, but the type is {holder.type}; want it removed, or type: {name}",
+                needs=((*path, "type"),),
+            )

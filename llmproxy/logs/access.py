@@ -127,6 +127,7 @@ def combined_line(record: UsageRecord) -> str:
 def json_line(record: UsageRecord) -> str:
     """Encode a record as one JSON object."""
     flat = attrs.asdict(record)
+    del flat["request_body"]
     flat.update(flat.pop("usage"))
     flat["tool_calls"] = dict(record.tool_calls)
     return msgspec.json.encode(flat).decode("utf-8") + "\n"

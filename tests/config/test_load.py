@@ -93,7 +93,7 @@ BAD: list[tuple[str, str, str]] = [
     ),
     (":8001", ":80011", '5: backends[0].url: "http://127.0.0.1:80011" is not a URL'),
     ("backends:", "backend:", '3: backend: is an unknown key; did you mean "backends"?'),
-    ("server:", "usage: {}\nserver:", "1: usage: is not available yet: usage reporters"),
+    ("server:", "hooks: {}\nserver:", "1: hooks: is not available yet: hooks"),
     ("127.0.0.1:8000", "127.0.0.1", '2: server.listen: "127.0.0.1" is not an address to'),
     (
         "sk-123456",
@@ -168,7 +168,7 @@ health_check:
 rate_limit: {storage: redis, redis: primary}
 storage: {caches: [{name: secondary, addr: nowhere}]}
 admin: {enabled: true, token: changeme}
-usage: {}
+hooks: {}
 """
     assert [told.split(": ")[:2] for told in problems(text)] == [
         ["x.yaml:2", "server.listen"],
@@ -186,7 +186,7 @@ usage: {}
         ["x.yaml:24", "storage.caches[0].addr"],
         ["x.yaml:25", "admin.token"],
         ["x.yaml:25", "admin.enabled"],
-        ["x.yaml:26", "usage"],
+        ["x.yaml:26", "hooks"],
     ]
 
 

@@ -53,6 +53,8 @@ class Planter:
             return CANARY
         if origin is Literal:
             return args[0]
+        if kind is int:
+            return 1
         return stand_in(kind) if kind in (str, Cidr) else field.default
 
 
