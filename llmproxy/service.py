@@ -181,6 +181,7 @@ class Gateway(MultiService):
             now=time.time,
             random_bytes=os.urandom,
             make_body=BytesBody,
+            keeps_bodies=config.usage.enabled and config.usage.include_request_body,
             replaces_cors=cors.enabled,
             running=running,
         )

@@ -3,7 +3,8 @@
 A coroutine for the flow (`Exchange._serve`), plain callbacks for the bytes (`Relay`). The only
 boundary for a retry is "nothing was written to the client yet". However it ends - well, refused,
 broken off, or because the client left - `Exchange._conclude` runs exactly once and gives back all
-that was taken.
+that was taken. Only then is the client shown the end: of an answer that it has seen whole there is
+a record, even if the process is killed in the next moment.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from llmproxy.errors import (
 )
 from llmproxy.interfaces import IBackendLease, IClientRequest, IReporter, IRouter
 from llmproxy.proxy.admission import Admission, Admitted
-from llmproxy.proxy.answer import answer_error
+from llmproxy.proxy.answer import prepare_answer
 from llmproxy.proxy.attempt import Answering, Attempt, Outbound
 from llmproxy.proxy.flow import Flow
 from llmproxy.proxy.meter import Meter, make_meter
@@ -64,6 +65,7 @@ class DataPath:
         now: Seconds since the epoch.
         random_bytes: Gives that many random bytes.
         make_body: Makes the `IBodyProducer` of a request's body.
+        keeps_bodies: Whether records hold the requests' bodies.
         replaces_cors: Whether our own ``Access-Control-*`` fields replace the backend's.
         running: The exchanges that have not concluded.
     """
@@ -78,6 +80,7 @@ class DataPath:
     now: Callable[[], float]
     random_bytes: Callable[[int], bytes]
     make_body: Callable[[bytes], Any]
+    keeps_bodies: bool = False
     replaces_cors: bool = False
     running: set[Exchange] = attrs.field(factory=set)
 
@@ -116,6 +119,7 @@ class Exchange:
         self._backend_status = 0
         self._error_code = ""
         self._answered_bytes = 0
+        self._tell_end: Callable[[], None] | None = None
         self._flow: Flow | None = None
         self._cut_by: GatewayError | None = None
         self.state = "admitting"
@@ -153,6 +157,7 @@ class Exchange:
             outcome = "ok"
         except (ClientGone, CancelledError) as left:
             clear_frames(left.__traceback__)
+            self._tell_end = None
             if self._cut_by is not None and isinstance(left, CancelledError):
                 outcome = "rejected"
                 self._answer(self._cut_by)
@@ -174,14 +179,17 @@ class Exchange:
             self._answer(InternalError())
         finally:
             self._conclude(outcome)
+        if self._tell_end is not None:
+            self._tell_end()
 
     async def _serve(self) -> None:
         path, request, admitted = self._path, self._request, self._admitted
         await path.admission.admit(request, admitted)
         self.state = "attempting"
         answering = await self._attempt_until_head()
-        # The body is not sent again from here on: a long stream does not hold its prompt.
-        path.admission.release(admitted)
+        if not path.keeps_bodies:
+            # The body is not sent again from here on: a long stream does not hold its prompt.
+            path.admission.release(admitted)
         self.state = "relaying"
         await self._relay_body(answering)
 
@@ -289,8 +297,10 @@ class Exchange:
         answer = path.rules.downstream(fields, drop_cors=path.replaces_cors)
         if is_stream:
             answer.append((b"x-accel-buffering", b"no"))
+        length_bytes = None
         if response.length is not UNKNOWN_LENGTH and withholder is None:
-            answer.append((b"content-length", b"%d" % response.length))
+            length_bytes = response.length
+            answer.append((b"content-length", b"%d" % length_bytes))
         self._status = self._backend_status = response.code
         self._meter = make_meter(stream=is_stream)
         self._relay = Relay(
@@ -301,7 +311,9 @@ class Exchange:
             is_stream=is_stream,
             stall_timeout_s=lease.backend.stall_timeout_s,
             deadline_s=answering.deadline_s,
+            length_bytes=length_bytes,
         )
+        self._tell_end = self._relay.close
         request.begin(response.code, response.phrase, answer)
         response.deliverBody(self._relay)
         self._relay.watch()
@@ -309,7 +321,7 @@ class Exchange:
 
     def _answer(self, error: GatewayError) -> None:
         self._status, self._error_code = error.status, error.code
-        self._answered_bytes = answer_error(self._request, error)
+        self._answered_bytes, self._tell_end = prepare_answer(self._request, error)
 
     def _release(self) -> None:
         lease, self._lease = self._lease, None
@@ -322,9 +334,9 @@ class Exchange:
         self.state = "concluded"
         admitted = self._admitted
         self._release()
-        self._path.admission.release(admitted)
         self._path.running.discard(self)
         record = self._record(outcome)
+        self._path.admission.release(admitted)
         if admitted.grant is not None:
             admitted.grant.settle(
                 spent_tokens(
@@ -380,6 +392,7 @@ class Exchange:
             client_ip=request.client_ip,
             user_agent=request.header(b"user-agent").decode("latin-1")[:256],
             referer=request.header(b"referer").decode("latin-1")[:256],
+            request_body=admitted.body if path.keeps_bodies else None,
         )
 
     def _seen_outcome(self, outcome: Outcome, reading: MeterReading) -> Outcome:

@@ -2,6 +2,9 @@
 
 One read is one write; nothing is parsed or re-framed on the way. The meter looks at a piece after
 it was written. The client's transport pauses the relay, the relay pauses the backend's connection.
+
+The client is told of the end last: what shows it that the answer is complete, or broken off, goes
+out with `Relay.close`, when everything else about the exchange is settled and recorded.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from llmproxy.wire.withhold import UsageWithholder
 class Relay(Protocol):
     """Receives one body and passes it on.
 
-    States: waiting (for the body's protocol to be connected), relaying, ended.
+    States: waiting (for the body's protocol to be connected), relaying, ended, closed.
 
     Args:
         request: The client's request; its answer has begun.
@@ -37,13 +40,15 @@ class Relay(Protocol):
         is_stream: Whether the body is an event stream.
         stall_timeout_s: Longest silence; 0: no limit.
         deadline_s: When the total time is over, on the clock; None: never.
+        length_bytes: Of the whole body, where the client was told it; None: it was not. The piece
+            that completes it is kept for `close`, for it is the end.
 
     Attributes:
-        finished: Fires when the answer has ended well; fails with `RelayBroken` when it broke off
-            after its first byte (the client has been shown that), with `BadResponse` or
-            `GatewayTimeout` when before. Cancelling it, because the client left, cuts the backend's
-            connection.
-        bytes_out: Bytes of the body given to the client.
+        finished: Fires when the body has ended well; fails with `RelayBroken` when it broke off
+            after its first byte, and in both cases `close` is to follow; with `BadResponse` or
+            `GatewayTimeout` when it broke off before. Cancelling it, because the client left, cuts
+            the backend's connection.
+        bytes_out: Bytes of the body given to the client, or to be given by `close`.
         first_piece_s: When the first piece came, on the clock; None before.
     """
 
@@ -57,6 +62,7 @@ class Relay(Protocol):
         is_stream: bool,
         stall_timeout_s: float,
         deadline_s: float | None,
+        length_bytes: int | None = None,
     ) -> None:
         self._request = request
         self._meter = meter
@@ -65,6 +71,9 @@ class Relay(Protocol):
         self._is_stream = is_stream
         self._stall_timeout_s = stall_timeout_s
         self._deadline_s = deadline_s
+        self._missing_bytes = length_bytes
+        self._rest = b""
+        self._is_broken = False
         self._timer: IDelayedCall | None = None
         self._last_piece_s = clock.seconds()
         self._paused = False
@@ -104,9 +113,14 @@ class Relay(Protocol):
             return
         out = piece if self._withholder is None else self._withholder.feed(piece)
         if out:
-            self._head_sent = True
             self.bytes_out += len(out)
-            self._request.write(out)
+            if self._missing_bytes is not None:
+                self._missing_bytes -= len(out)
+                if self._missing_bytes <= 0:
+                    self._rest, out = out, b""
+            if out:
+                self._head_sent = True
+                self._request.write(out)
         self._meter.feed(piece)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -115,11 +129,9 @@ class Relay(Protocol):
             return
         self._end()
         if isinstance(reason.value, (ResponseDone, PotentialDataLoss)):
-            rest = b"" if self._withholder is None else self._withholder.end()
-            if rest:
-                self.bytes_out += len(rest)
-                self._request.write(rest)
-            self._request.finish()
+            if self._withholder is not None:
+                self._rest = self._withholder.end()
+                self.bytes_out += len(self._rest)
             self.finished.callback(None)
         else:
             message = "The inference server broke off its answer."
@@ -132,6 +144,16 @@ class Relay(Protocol):
             self._cut()
             self._break_off(error.code, str(error), error)
 
+    def close(self) -> None:
+        """Give the client the end, once `finished` told what kind of end it is."""
+        rest, self._rest = self._rest, b""
+        if self._is_broken:
+            self._request.break_off(rest)
+            return
+        if rest:
+            self._request.write(rest)
+        self._request.finish()
+
     def _break_off(self, code: str, message: str, unsent: GatewayError) -> None:
         if not self._head_sent:
             self.finished.errback(unsent)
@@ -141,7 +163,7 @@ class Relay(Protocol):
             farewell = error_event(message, code)
             if not self._at_event_end():
                 farewell = b"\n\n" + farewell  # end the torn event, so that this one can be read
-        self._request.break_off(farewell)
+        self._is_broken, self._rest = True, farewell
         self.bytes_out += len(farewell)
         timeout = isinstance(unsent, GatewayTimeout)
         self.finished.errback(RelayBroken(code, message, timeout=timeout))

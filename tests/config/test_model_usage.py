@@ -15,8 +15,8 @@ def test_nothing_is_reported_to_anybody_unless_it_is_said() -> None:
 
 def test_receivers_have_days() -> None:
     """Before a delivery becomes a dead letter, and an hour at most between two tries."""
-    assert WebhookReporter().give_up_after == 3 * 24 * 3600
-    assert WebhookReporter().max_backoff == 3600
+    assert WebhookReporter().give_up_after >= 3 * 24 * 3600
+    assert WebhookReporter().max_backoff <= 3600
 
 
 def test_buckets_go_up() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from twisted.internet.task import Clock
+from zope.interface import implementer
 
 from llmproxy.errors import GatewayError
+from llmproxy.interfaces import IReporter
 from llmproxy.proxy.admission import Admission
 from llmproxy.proxy.budget import ByteBudget
 from llmproxy.proxy.exchange import DataPath, Exchange
@@ -15,14 +17,19 @@ from llmproxy.wire.fields import FieldRules
 from tests.proxy.fakes import FakeAuthenticator, FakeLimiter, FakeReporter, FakeRequest, FakeRouter
 
 
+@implementer(IReporter)
 class Rig:
-    """The parts of a data path, joined."""
+    """The parts of a data path, joined.
+
+    Each record is seen to be reported before its client is shown the end of the answer.
+    """
 
     def __init__(self, router: FakeRouter | None = None, backoff: Backoff | None = None) -> None:
         self.clock = Clock()
         self.router = router or FakeRouter()
         self.authenticator = FakeAuthenticator()
         self.reporter = FakeReporter()
+        self.requests: list[FakeRequest] = []
         self.budget = ByteBudget(10_000)
         self.limiter = FakeLimiter()
         self.words = ""
@@ -48,7 +55,7 @@ class Rig:
             router=self.router,
             rules=rules,
             backoff=backoff or Backoff(),
-            reporters=[self.reporter],
+            reporters=[self.reporter, self],
             clock=self.clock,
             timeouts=Timeouts(self.clock),
             now=lambda: 1_700_000_000.0 + self.clock.seconds(),
@@ -60,8 +67,14 @@ class Rig:
         """Put the operator's words in."""
         return error.restated(None, self.words) if self.words else error
 
+    def report(self, record: UsageRecord) -> None:
+        """See that an answer that was recorded is not over for its client."""
+        told = [one for one in self.requests if one.finished or one.broken_off]
+        assert len(told) < len(self.reporter.records)
+
     def begin(self, request: FakeRequest) -> Exchange:
         """Start an exchange."""
+        self.requests.append(request)
         return self.path.begin(request)
 
     def conclusion(self) -> UsageRecord:

@@ -12,7 +12,7 @@ from llmproxy.errors import (
     MethodNotAllowed,
     NoBackend,
 )
-from llmproxy.proxy.answer import answer_error
+from llmproxy.proxy.answer import prepare_answer
 from llmproxy.site import EdgeRequest
 from tests.edge import Answer, Edge, get
 
@@ -22,7 +22,9 @@ def answered(error: GatewayError) -> tuple[Answer, int, bool]:
     sizes: list[int] = []
 
     def answer(request: EdgeRequest) -> None:
-        sizes.append(answer_error(request, error))
+        size_bytes, answer_now = prepare_answer(request, error)
+        sizes.append(size_bytes)
+        answer_now()
 
     with Edge(answer) as edge:
         client = edge.connect().send(get())

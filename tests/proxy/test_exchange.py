@@ -81,6 +81,21 @@ def test_plain_answer() -> None:
     assert repr(exchange).startswith("<Exchange req-1 concluded")
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_bodies_in_records(kept: bool) -> None:
+    """Where they are wanted, and then they count against the budget until the end."""
+    rig = Rig()
+    rig.path = attrs.evolve(rig.path, keeps_bodies=kept)
+    request = FakeRequest()
+    rig.begin(request)
+    response = FakeResponse(length=len(CHAT))
+    sent_to(rig).answer.callback(response)
+    assert rig.budget.taken_bytes == (len(b'{"model": "m"}') if kept else 0)
+    response.piece(CHAT)
+    response.end()
+    assert rig.conclusion().request_body == (b'{"model": "m"}' if kept else None)
+
+
 def test_request_goes_up_without_the_clients_key() -> None:
     """The client's credentials stay here; target, body and other fields pass."""
     router = FakeRouter(attrs.evolve(ONE, headers=((b"Authorization", b"Bearer backend"),)))

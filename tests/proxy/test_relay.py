@@ -29,6 +29,7 @@ class Relaying:
         withholder: UsageWithholder | None = None,
         stall_timeout_s: float = 120.0,
         deadline_s: float | None = None,
+        length_bytes: int | None = None,
     ) -> None:
         self.clock = Clock()
         self.request = FakeRequest()
@@ -41,12 +42,23 @@ class Relaying:
             is_stream=is_stream,
             stall_timeout_s=stall_timeout_s,
             deadline_s=deadline_s,
+            length_bytes=length_bytes,
         )
         self.ends: list[object] = []
-        self.relay.finished.addBoth(self.ends.append)
+        self.output_at_end: bytes | None = None
+        self.relay.finished.addBoth(self._ended)
         self.transport = FakeBodyTransport()
         self.relay.makeConnection(self.transport)
         self.relay.watch()
+
+    def _ended(self, end: object) -> None:
+        """See that the client knows nothing of the end, then tell it."""
+        assert not self.request.finished
+        assert not self.request.broken_off
+        self.output_at_end = self.request.output
+        self.ends.append(end)
+        if end is None or (isinstance(end, Failure) and end.check(RelayBroken)):
+            self.relay.close()
 
     def piece(self, data: bytes) -> None:
         """A piece comes."""
@@ -85,6 +97,32 @@ def test_body_ended_by_close_is_complete() -> None:
     relaying.piece(b"{}")
     relaying.end(PotentialDataLoss())
     assert relaying.request.finished
+
+
+@pytest.mark.parametrize(
+    "pieces", [[b"12345"], [b"12", b"345"], [b"1", b"2", b"3", b"4", b"5"]], ids=len
+)
+def test_the_piece_that_completes_a_known_length_is_the_end(pieces: list[bytes]) -> None:
+    """It goes out with `close`, all before it at once; the count has it already."""
+    relaying = Relaying(is_stream=False, length_bytes=5)
+    for piece in pieces:
+        relaying.piece(piece)
+    assert relaying.request.output == b"".join(pieces[:-1])
+    assert relaying.relay.bytes_out == 5
+    relaying.end()
+    assert relaying.output_at_end == b"".join(pieces[:-1])
+    assert relaying.request.output == b"12345"
+    assert relaying.request.finished
+
+
+def test_a_known_length_that_is_not_reached() -> None:
+    """What came has gone out, and the break is shown."""
+    relaying = Relaying(is_stream=False, length_bytes=5)
+    relaying.piece(b"1234")
+    relaying.end(ResponseFailed([]))
+    relaying.failed_with(RelayBroken)
+    assert relaying.request.output == b"1234"
+    assert relaying.request.broken_off
 
 
 @pytest.mark.parametrize("chunks", [[EVENT], [EVENT, EVENT[:20]], [EVENT + b": comment"], []])
