@@ -1,7 +1,7 @@
 /* model: the backend of the benchmarks, a model server that costs next to nothing.
 
-   usage: model
-   Listens on a free loopback port and prints it on a line of its own.
+   usage: model [port]
+   Listens on that loopback port, or on a free one, and prints it on a line of its own.
 
    GET  any path   200, a list with its one model: enough for health checks and model lists.
    POST any path   a chat completion. The request's own body says which:
@@ -9,6 +9,7 @@
      "include_usage": true           a last event with token counts
      events=N, in any text           N events with content (20)
      pace_us=U, in any text          one event each U microseconds; 0: as fast as they are taken
+     mark=M, in any text             M, letters and digits, stands before each token: whose it is
 
    Every event carries its number, and "t": when it was made, in nanoseconds of CLOCK_MONOTONIC.
    Each event is an HTTP chunk of its own, as inference servers send them. One thread, one epoll. */
@@ -31,6 +32,7 @@ struct connection {
     int streaming; /* an answer is being streamed */
     int events_left, event_number, wants_usage;
     long pace_ns, due_ns; /* when the next event is to be made */
+    char mark[32];        /* stands before each token */
     int heap_at;          /* where it stands in the heap; -1: nowhere */
 };
 
@@ -146,8 +148,8 @@ static void make_event(struct connection *one) {
     put_chunk(one, text,
               sprintf(text,
                       CHUNK_OBJECT "\"t\":%ld,\"choices\":[{\"index\":0,\"delta\":{\"content\":"
-                                   "\" token-%06d\"},\"finish_reason\":null}]}\n\n",
-                      now_ns(), one->event_number));
+                                   "\" %stoken-%06d\"},\"finish_reason\":null}]}\n\n",
+                      now_ns(), one->mark, one->event_number));
     one->event_number++;
     one->events_left--;
 }
@@ -210,6 +212,12 @@ static void answer(struct connection *one, const char *body, size_t size) {
     one->event_number = 0;
     one->wants_usage = strncmp(value_of(body, size, "\"include_usage\""), "true", 4) == 0;
     one->pace_ns = atol(value_of(body, size, "pace_us=")) * 1000;
+    const char *mark = value_of(body, size, "mark=");
+    size_t mark_bytes = 0;
+    while (mark_bytes + 1 < sizeof one->mark && isalnum((unsigned char)mark[mark_bytes]))
+        mark_bytes++;
+    memcpy(one->mark, mark, mark_bytes);
+    one->mark[mark_bytes] = '\0';
     one->due_ns = now_ns();
     one->streaming = 1;
     wait_until_due(one);
@@ -293,10 +301,12 @@ static void accept_all(int listener) {
     }
 }
 
-int main(void) {
+int main(int count, char **words) {
     raise_open_files();
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    struct sockaddr_in address = loopback(0);
+    int on = 1; /* a model that is started anew takes its port again */
+    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    struct sockaddr_in address = loopback(count > 1 ? atoi(words[1]) : 0);
     socklen_t size = sizeof address;
     if (bind(listener, (struct sockaddr *)&address, size) < 0 || listen(listener, 4096) < 0 ||
         getsockname(listener, (struct sockaddr *)&address, &size) < 0)
