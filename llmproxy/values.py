@@ -16,6 +16,9 @@ from llmproxy.entitlements import OwnLimits, Quota
 UsageSource = Literal["exact", "partial", "estimated", "none"]
 Outcome = Literal["ok", "client_abort", "upstream_error", "truncated", "timeout", "rejected"]
 
+Evidence = Literal["good", "bad", "none"]
+"""What one request showed of its backend: that it works, that it does not, or neither."""
+
 
 @attrs.frozen
 class Principal:
@@ -357,9 +360,19 @@ class BackendStatus:
         state: ``up``, ``down``, ``loading``, or ``drained`` by an administrator.
         in_flight: Requests that it is working on now.
         reason: What the last failed check said; empty when it is up.
+        breaker: What requests showed of it: ``closed`` is well.
+        ejected: Whether it gets no requests for that, for one of its models at least.
+        times_opened: How often its breaker opened.
+        share_percent: How much of its weight counts while it starts slowly.
+        latency_ms: How long its answers take to begin, lately; None when that is not known.
     """
 
     name: str
     state: Literal["up", "down", "loading", "drained"]
     in_flight: int = 0
     reason: str = ""
+    breaker: Literal["closed", "open", "half_open"] = "closed"
+    ejected: bool = False
+    times_opened: int = 0
+    share_percent: int = 100
+    latency_ms: int | None = None

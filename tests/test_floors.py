@@ -17,6 +17,7 @@ FLOORS: dict[str, int] = {
     "entitlements": 0,
     "key_records": 0,
     "wire": 0,
+    "vitals": 0,
     "config": 0,
     "interfaces": 1,
     "timeouts": 1,

@@ -14,6 +14,13 @@ UP, DOWN, LOADING = (
     BackendStatus("b", "down", 0, "no answer"),
     BackendStatus("c", "loading", 0, "loading the model"),
 )
+WELL = {
+    "breaker": "closed",
+    "ejected": False,
+    "times_opened": 0,
+    "share_percent": 100,
+    "latency_ms": None,
+}
 
 
 def test_health() -> None:
@@ -59,8 +66,8 @@ def test_ready_tells_each_state() -> None:
     tree = Tree()
     tree.directory.states = [UP, DOWN]
     assert tree.ask("GET", "/ready").json["backends"] == [
-        {"name": "a", "state": "up", "in_flight": 3, "reason": ""},
-        {"name": "b", "state": "down", "in_flight": 0, "reason": "no answer"},
+        {"name": "a", "state": "up", "in_flight": 3, "reason": "", **WELL},
+        {"name": "b", "state": "down", "in_flight": 0, "reason": "no answer", **WELL},
     ]
 
 
@@ -71,3 +78,16 @@ def test_head(path: str) -> None:
     seen, asked = tree.ask("HEAD", path), tree.ask("GET", path)
     assert seen.body == b""
     assert seen.fields == asked.fields
+
+
+def test_ready_tells_of_breakers() -> None:
+    """A backend whose breaker is open is up, as far as its checks know: that alone is ready."""
+    tree = Tree()
+    tree.directory.states = [
+        BackendStatus("a", "up", breaker="open", ejected=True, times_opened=2, latency_ms=40)
+    ]
+    answer = tree.ask("GET", "/ready")
+    assert answer.status == 200
+    (shown,) = answer.json["backends"]
+    told = {name: shown[name] for name in ("breaker", "ejected", "times_opened", "latency_ms")}
+    assert told == {"breaker": "open", "ejected": True, "times_opened": 2, "latency_ms": 40}

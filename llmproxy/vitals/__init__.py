@@ -1,0 +1,1 @@
+"""How a backend does: arithmetic on what was seen of it, without clocks or connections."""
