@@ -154,6 +154,11 @@ def size(minimum: float | None) -> Reader:
     return _in_units("size", "bytes", units.size, minimum)
 
 
+def percent(value: Any) -> Any:
+    """Read a percentage."""
+    return _in_units("percentage", "", units.percent, None)(value)
+
+
 def cidr(value: Any) -> Any:
     """Read an IP network."""
     return _in_units("network", "", units.cidr, None)(value)

@@ -21,6 +21,9 @@ Secret = NewType("Secret", str)
 Cidr = NewType("Cidr", str)
 """An IP network or address: ``10.0.0.0/8``, ``fd00::/8``, ``192.0.2.7``."""
 
+Percent = NewType("Percent", float)
+"""A part of a hundred, 0 to 100. In YAML: ``50%``."""
+
 Timestamp = NewType("Timestamp", float)
 """Seconds since the epoch. In YAML: an ISO 8601 date or time; without a zone it is UTC."""
 

@@ -21,7 +21,7 @@ from llmproxy.config.explain import Failure, failures
 from llmproxy.config.findings import Findings
 from llmproxy.config.model import Config, Server
 from llmproxy.config.scalars import Reader, WrongValueError, intact
-from llmproxy.config.setting import Cidr, Duration, Secret, Size, Timestamp, key_name
+from llmproxy.config.setting import Cidr, Duration, Percent, Secret, Size, Timestamp, key_name
 
 
 def structure(tree: Any, findings: Findings) -> Config:
@@ -160,6 +160,7 @@ def _reader_of_type(converter: cattrs.Converter, kind: Any, minimum: float | Non
         Duration: scalars.duration(minimum),
         Size: scalars.size(minimum),
         Cidr: scalars.cidr,
+        Percent: scalars.percent,
         Timestamp: scalars.timestamp,
     }
     if kind in by_type:

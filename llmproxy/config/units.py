@@ -12,14 +12,16 @@ from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from typing import Final
 
-from llmproxy.config.setting import Cidr, Duration, Size, Timestamp
+from llmproxy.config.setting import Cidr, Duration, Percent, Size, Timestamp
 
 WANTED_DURATION: Final = "a duration such as 500ms, 30s, 5m, 1h, 2d or a number of seconds"
 WANTED_SIZE: Final = "a size such as 64MiB, 10MB, 32KiB, 1GiB or a number of bytes"
 WANTED_CIDR: Final = "an IP network or address such as 10.0.0.0/8, fd00::/8 or 192.0.2.7"
+WANTED_PERCENT: Final = "a percentage from 0% to 100%, such as 50%"
 WANTED_TIMESTAMP: Final = "a date or time such as 2030-12-31 or 2030-12-31T18:00:00Z"
 
 _AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]+)")
+_PERCENT = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?%", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {
     "B": 1,
@@ -84,6 +86,22 @@ def _amount(value: object, units: dict[str, float] | dict[str, int]) -> float | 
     amount, unit = float(found[1]), units[found[2]]
     # 100 / 1000 is 0.1, but 100 * 0.001 is a little more.
     return amount / round(1 / unit) if unit < 1 else amount * unit
+
+
+def percent(value: object) -> Percent:
+    """Read a percentage; a number without its sign may be meant as a fraction, and is none.
+
+    Returns:
+        A number from 0 to 100.
+
+    Raises:
+        ValueError: It is none.
+    """
+    found = _PERCENT.fullmatch(value) if isinstance(value, str) else None
+    read = None if found is None else float(found[1])
+    if read is None or read > 100:
+        raise ValueError(WANTED_PERCENT)
+    return Percent(read)
 
 
 def cidr(value: object) -> Cidr:

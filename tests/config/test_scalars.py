@@ -19,6 +19,7 @@ ALL: list[Reader] = [
     scalars.duration(None),
     scalars.size(None),
     scalars.cidr,
+    scalars.percent,
     scalars.timestamp,
     scalars.one_of(("a", "b")),
 ]

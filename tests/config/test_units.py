@@ -115,6 +115,23 @@ def test_values_that_are_no_size(bad: object) -> None:
         units.size(bad)
 
 
+@pytest.mark.parametrize(
+    ("text", "percent"), [("50%", 50), ("0%", 0), ("100%", 100), ("33.3%", 33.3), ("20 %", 20)]
+)
+def test_percentages(text: str, percent: float) -> None:
+    """A number from 0 to 100 with its sign."""
+    assert units.percent(text) == percent
+
+
+@pytest.mark.parametrize(
+    "bad", ["", "%", "50", "-1%", "101%", "100.1%", "5e1%", "٣%", "50%\n", 50, 0.5, None, True, []]
+)
+def test_what_is_no_percentage(bad: object) -> None:
+    """A number without its sign may be meant as a fraction: nothing is guessed."""
+    with pytest.raises(ValueError, match="such as 50%"):
+        units.percent(bad)
+
+
 @pytest.mark.parametrize("good", ["10.0.0.0/8", "fd00::/8", "192.0.2.7", "::1", "0.0.0.0/0"])
 def test_networks(good: str) -> None:
     """Networks and addresses of both families."""
@@ -164,11 +181,11 @@ def test_what_is_no_time(bad: object) -> None:
 @given(st.text() | st.floats() | st.integers() | st.none() | st.booleans())
 def test_nothing_but_value_error(value: object) -> None:
     """Whatever stands in a file, the answer is a value in bounds or a ValueError."""
-    for convert in (units.duration, units.size, units.cidr, units.timestamp):
+    for convert in (units.duration, units.size, units.percent, units.cidr, units.timestamp):
         try:
             result = convert(value)
         except ValueError:
             continue
-        if convert in (units.duration, units.size):
+        if convert in (units.duration, units.size, units.percent):
             assert isinstance(result, float | int)
             assert 0 <= result < math.inf
