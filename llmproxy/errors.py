@@ -92,12 +92,16 @@ class RelayBroken(LLMProxyError):
     Attributes:
         code: Why, as in the error table.
         timeout: Whether a clock of ours ended it.
+        blames_backend: As with the `GatewayError` that ended it.
     """
 
-    def __init__(self, code: str, message: str, *, timeout: bool = False) -> None:
+    def __init__(
+        self, code: str, message: str, *, timeout: bool = False, blames_backend: bool = False
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.timeout = timeout
+        self.blames_backend = blames_backend
 
 
 class GatewayError(LLMProxyError):
@@ -111,6 +115,7 @@ class GatewayError(LLMProxyError):
         retry_after_s: Sent as ``Retry-After`` when not None.
         retryable: Whether another attempt may follow: only where the backend provably did not
             accept the request.
+        blames_backend: Whether it is evidence that the backend is broken.
         close: Whether the client's connection cannot be used after the answer.
         headers: Further fields of the answer.
     """
@@ -120,6 +125,7 @@ class GatewayError(LLMProxyError):
     code: ClassVar[str] = "internal_error"
     message: ClassVar[str] = "The gateway met an internal error."
     retryable: ClassVar[bool] = False
+    blames_backend: ClassVar[bool] = False
     close: ClassVar[bool] = False
     default_retry_after_s: ClassVar[int | None] = None
 
@@ -409,6 +415,7 @@ class ConnectFailed(UpstreamError):
     code = "connect_failed"
     message = "The inference server cannot be reached."
     retryable = True
+    blames_backend = True
 
 
 class TlsFailed(ConnectFailed):
@@ -430,6 +437,7 @@ class ConnectionDied(UpstreamError):
 
     code = "connection_lost"
     message = "The inference server closed the connection before it answered."
+    blames_backend = True
 
 
 class BadResponse(UpstreamError):
@@ -437,6 +445,7 @@ class BadResponse(UpstreamError):
 
     code = "bad_response"
     message = "The inference server gave an answer that is not valid."
+    blames_backend = True
 
 
 class NoBackend(GatewayError):
@@ -505,3 +514,12 @@ class FirstByteTimeout(GatewayTimeout):
 
     code = "first_byte_timeout"
     message = "The inference server did not begin to answer in time."
+    blames_backend = True
+
+
+class StallTimeout(GatewayTimeout):
+    """The answer began, and then nothing more came in ``stall_timeout``."""
+
+    code = "stall_timeout"
+    message = "The inference server fell silent."
+    blames_backend = True

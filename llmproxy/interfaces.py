@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         BackendStatus,
         Batch,
         Demand,
+        Evidence,
         ModelCard,
         ModelRoute,
         Principal,
@@ -317,15 +318,31 @@ class ICandidate(Interface):
     """What a strategy may know of a backend."""
 
     name: str = Attribute("Unique name.")
-    weight: int = Attribute("Share of the traffic, at least 1.")
+    weight: float = Attribute("Share of the traffic now, above 0; less while it starts slowly.")
+    full_weight: int = Attribute("Share of the traffic once it has started, at least 1.")
     in_flight: int = Attribute("Requests that it is working on now.")
+
+    def latency_s(now_s: float) -> float | None:
+        """Say how long its answers take to begin, lately; None when that is not known."""
 
 
 class IStrategy(Interface):
-    """Chooses among backends that could all take the request."""
+    """Chooses among backends that could all take the request.
 
-    def choose(candidates: Sequence[ICandidate]) -> ICandidate:
-        """Choose one of at least one candidate."""
+    Candidates may be others at every call. What a strategy keeps of them it keeps by name.
+    """
+
+    def choose(
+        candidates: Sequence[ICandidate], now_s: float, affinity: Callable[[], bytes]
+    ) -> ICandidate:
+        """Choose one of at least one candidate.
+
+        Args:
+            candidates: In the configuration's order; neither they nor the list are changed.
+            now_s: The time, on the clock of ``latency_s``.
+            affinity: Gives what is the same for all requests of one conversation. That costs a look
+                at the prompt: it is called by strategies only that go by it.
+        """
 
 
 class IUpstreamResponse(IResponse):
@@ -362,11 +379,31 @@ class IUpstreamClient(Interface):
         """
 
 
+class IProgress(Interface):
+    """How an answer that is coming goes on, on the reactor's clock."""
+
+    first_piece_s: float | None = Attribute("When its first piece came; None before.")
+    last_piece_s: float = Attribute("When its last piece came.")
+
+
 class IBackendLease(Interface):
     """The right to send one request to one backend, counted until it is released."""
 
     backend: BackendIdentity = Attribute("Its identity.")
     client: IUpstreamClient = Attribute("The client for it.")
+
+    def answering(progress: IProgress) -> None:
+        """Take note that the first byte of the answer's body came; at most once.
+
+        How long that took since the lease was given is the backend's latency. How the answer goes
+        on is looked up in ``progress`` when somebody must know, until the lease is released.
+        """
+
+    def report(evidence: Evidence) -> None:
+        """Say what the request showed of the backend; at most once, before `release`.
+
+        Without it, as when the client left, the request showed nothing.
+        """
 
     def release() -> None:
         """Give the slot back; exactly once."""
@@ -383,8 +420,15 @@ class IRouter(Interface):
             ModelNotAllowed: It exists, but not for this principal.
         """
 
-    def acquire(route: ModelRoute, tried: frozenset[str]) -> IBackendLease:
+    def acquire(
+        route: ModelRoute, tried: frozenset[str], affinity: Callable[[], bytes]
+    ) -> IBackendLease:
         """Choose a backend that can take the request now, not one already tried, and count it.
+
+        Args:
+            route: Where requests for the model may go.
+            tried: Names of backends that failed it.
+            affinity: As in `IStrategy.choose`.
 
         Raises:
             NoBackend: There is none.
@@ -420,6 +464,20 @@ class IBackendControl(Interface):
 
         Raises:
             KeyError: There is none of that name.
+        """
+
+
+class IBackendActivity(Interface):
+    """Whether backends that do not answer a question are at work."""
+
+    def last_piece_s(name: str) -> float:
+        """Say when the last piece of an answer of that backend came, on the reactor's clock.
+
+        Minus infinity when there was none yet. It looks at all its running answers: for now and
+        then.
+
+        Raises:
+            KeyError: There is no such backend.
         """
 
 

@@ -46,6 +46,7 @@ from llmproxy.timeouts import Timeouts
 from llmproxy.upstream.body import BytesBody
 from llmproxy.upstream.factory import BackendClients
 from llmproxy.values import Backend
+from llmproxy.vitals.breaker import BreakerSettings
 from llmproxy.wire.backoff import Backoff
 from llmproxy.wire.fields import FieldRules
 from llmproxy.wire.forwarded import TrustedProxies
@@ -83,7 +84,7 @@ class Gateway(MultiService):
         super().__init__()
         self._cannot_start = cannot_start
         random = SystemRandom()
-        server, health = config.server, config.health_check
+        server, health, routing = config.server, config.health_check, config.routing
 
         # The logs.
         with _blaming("log.file.path"):
@@ -117,7 +118,15 @@ class Gateway(MultiService):
         self._access_log = access_log
         self.directory = BackendDirectory(
             [(identity, clients[identity.name].gateway) for identity in identities],
-            make_strategy(config.routing.load_balance, random),
+            make_strategy(routing.load_balance, random),
+            clock=reactor,
+            breaker=BreakerSettings(
+                failures=routing.breaker.failures,
+                window_s=routing.breaker.window,
+                open_for_s=routing.breaker.open_for,
+            ),
+            max_ejected_percent=routing.breaker.max_ejected,
+            slow_start_s=routing.slow_start,
             models=config.models,
             created=int(time.time()),
         )
@@ -135,6 +144,7 @@ class Gateway(MultiService):
                 health,
                 client_for=lambda backend: clients[backend.name].checks,
                 sink=self.directory,
+                activity=self.directory,
                 clock=reactor,
                 random=random,
             ).setServiceParent(self)
@@ -163,7 +173,7 @@ class Gateway(MultiService):
         )
 
         # The data path.
-        retry = config.routing.retry
+        retry = routing.retry
         cors = CrossOrigin(server.cors)
         self.data_path = DataPath(
             admission=admission,

@@ -1,25 +1,28 @@
 """The directory of backends: who there is, in which state, and who may take a request.
 
-One object owns the state of all backends: requests in flight, health, what each lists. Health
-checks and model lists report to it; the data path asks it. It sends nothing and has no clock.
+One object owns the state of all backends: requests in flight, health, breakers, what each lists.
+Health checks and model lists report to it; the data path asks it. It sends nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import cast
 
 import attrs
+from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
+from llmproxy.backends.lease import Lease
 from llmproxy.backends.models import ConfiguredModels, ListedModel, is_literal, matches_any
+from llmproxy.backends.state import BackendState, Health
 from llmproxy.config.model import Model
 from llmproxy.errors import ModelNotAllowed, ModelNotFound, NoBackend
 from llmproxy.interfaces import (
+    IBackendActivity,
     IBackendControl,
     IBackendLease,
     IBackendStatuses,
-    ICandidate,
     IHealthSink,
     IModelCatalog,
     IRouter,
@@ -27,90 +30,29 @@ from llmproxy.interfaces import (
     IUpstreamClient,
 )
 from llmproxy.values import Backend, BackendStatus, ModelCard, ModelRoute, Principal
+from llmproxy.vitals.breaker import Breaker, BreakerSettings
+from llmproxy.vitals.ejection import left_in
+from llmproxy.vitals.slow_start import SlowStart
 
-Health = Literal["up", "down", "loading"]
 _MAX_ROUTES = 1000
 _LONGEST_NAME = 256
 """Names longer than this are not kept: a client may ask for one as long as a body."""
 _HEALTH: dict[str, Health] = {"up": "up", "down": "down", "loading": "loading"}
 
 
-class LeaseReleasedTwice(AssertionError):
-    """A lease was given back a second time: a bug of ours, in whoever held it."""
-
-
-@implementer(ICandidate)
-@attrs.define(eq=False)
-class BackendState:
-    """What changes about one backend, beside its identity, which does not.
-
-    Attributes:
-        identity: What its configuration says.
-        client: The client that reaches it.
-        in_flight: Leases that are out.
-        health: What the health checks say; up until they say otherwise.
-        reason: What the last failed check said; empty when it is up.
-        drained: Whether an administrator keeps new requests away from it.
-        listed: What its own list says; None while that is not known.
-        name: Its identity's name, where strategies look for it.
-        weight: Likewise.
-    """
-
-    identity: Backend
-    client: IUpstreamClient = attrs.field(repr=False)
-    in_flight: int = 0
-    health: Health = "up"
-    reason: str = ""
-    drained: bool = False
-    listed: dict[str, ListedModel] | None = attrs.field(default=None, repr=False)
-    name: str = attrs.field(init=False, repr=False)
-    weight: int = attrs.field(init=False, repr=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.name = self.identity.name
-        self.weight = self.identity.weight
-
-    def serves(self, model: str) -> bool:
-        """Say whether it takes requests for a model, be it up or not.
-
-        Its globs decide when it has any, else its own list; while that is not known it takes any.
-        """
-        globs = self.identity.models
-        if globs:
-            return matches_any(model, globs)
-        return self.listed is None or model in self.listed
-
-
-@implementer(IBackendLease)
-class _Lease:
-    """One request's place at one backend."""
-
-    __slots__ = ("_released", "_state", "backend", "client")
-
-    def __init__(self, state: BackendState) -> None:
-        self.backend = state.identity
-        self.client = state.client
-        self._state = state
-        self._released = False
-        state.in_flight += 1
-
-    def __repr__(self) -> str:
-        return f"<lease of {self.backend.name}{' (released)' if self._released else ''}>"
-
-    def release(self) -> None:
-        if self._released:
-            raise LeaseReleasedTwice(f"the lease of {self.backend.name!r} was already released")
-        self._released = True
-        self._state.in_flight -= 1
-
-
-@implementer(IRouter, IModelCatalog, IBackendStatuses, IBackendControl, IHealthSink)
+@implementer(
+    IRouter, IModelCatalog, IBackendStatuses, IBackendControl, IBackendActivity, IHealthSink
+)
 class BackendDirectory:
     """All backends of one configuration, with their state.
 
     Args:
         backends: Each with its client, in the configuration's order; names are unique.
         strategy: Chooses among those that could take a request.
+        clock: Of breakers, slow starts and latencies.
+        breaker: When breakers open, and for how long.
+        max_ejected_percent: Most of those that could take a request that breakers may leave out.
+        slow_start_s: How long a backend that is back starts slowly; 0: it does not.
         models: The section ``models``; empty: clients see what the backends serve.
         created: The time that model cards show, seconds since the epoch.
     """
@@ -120,13 +62,20 @@ class BackendDirectory:
         backends: Sequence[tuple[Backend, IUpstreamClient]],
         strategy: IStrategy,
         *,
+        clock: IReactorTime,
+        breaker: BreakerSettings,
+        max_ejected_percent: float,
+        slow_start_s: float,
         models: Sequence[Model] = (),
         created: int = 0,
     ) -> None:
         self._states = {
-            identity.name: BackendState(identity, client) for identity, client in backends
+            identity.name: BackendState(identity, client, Breaker(breaker), SlowStart(slow_start_s))
+            for identity, client in backends
         }
         self._strategy = strategy
+        self._clock = clock
+        self._max_ejected_percent = max_ejected_percent
         self._models = ConfiguredModels(models, created)
         self._created = created
         # What `route` found, until a backend lists other models: clients ask for few names.
@@ -165,21 +114,37 @@ class BackendDirectory:
             self._routes[model] = route
         return route
 
-    def acquire(self, route: ModelRoute, tried: frozenset[str]) -> IBackendLease:
+    def acquire(
+        self, route: ModelRoute, tried: frozenset[str], affinity: Callable[[], bytes]
+    ) -> IBackendLease:
         """Choose a backend that can take the request now, and count it; see `IRouter`."""
-        candidates = [
-            state
-            for state in self._states.values()
-            if state.health == "up"
-            and not state.drained
-            and state.name not in tried
-            and _leads_to(route, state)
-        ]
+        now_s = self._clock.seconds()
+        candidates = self._left_in(route, now_s)
+        if tried:
+            candidates = [state for state in candidates if state.name not in tried]
         if not candidates:
             raise NoBackend
-        if len(candidates) == 1:
-            return _Lease(candidates[0])
-        return _Lease(cast(BackendState, self._strategy.choose(candidates)))
+        chosen = candidates[0]
+        if len(candidates) > 1:
+            chosen = cast(BackendState, self._strategy.choose(candidates, now_s, affinity))
+        return Lease(chosen, self._clock, now_s)
+
+    def _left_in(self, route: ModelRoute, now_s: float) -> Sequence[BackendState]:
+        """Give those that can take requests now, and that breakers do not leave out."""
+        pool = self._pool(route)
+        settled = True
+        for state in pool:
+            if not state.settled:
+                state.look(now_s)
+                settled = settled and state.settled
+        return pool if settled else left_in(pool, self._max_ejected_percent, now_s)
+
+    def _pool(self, route: ModelRoute) -> Sequence[BackendState]:
+        return [
+            state
+            for state in self._states.values()
+            if state.health == "up" and not state.drained and _leads_to(route, state)
+        ]
 
     # IModelCatalog
 
@@ -231,15 +196,22 @@ class BackendDirectory:
 
     def statuses(self) -> Sequence[BackendStatus]:
         """List the backends' states in the order of the configuration."""
+        now_s = self._clock.seconds()
+        ejected: set[str] = set()
+        if not all(state.settled for state in self._states.values()):
+            for route in self._known_routes():
+                left = {state.name for state in self._left_in(route, now_s)}
+                ejected.update(state.name for state in self._pool(route) if state.name not in left)
         return [
-            BackendStatus(
-                name=state.name,
-                state="drained" if state.drained else state.health,
-                in_flight=state.in_flight,
-                reason=state.reason,
-            )
-            for state in self._states.values()
+            state.status(now_s, ejected=state.name in ejected) for state in self._states.values()
         ]
+
+    def _known_routes(self) -> Iterable[ModelRoute]:
+        """Give the routes of the models that clients see, or asked for."""
+        if self._models:
+            return [route for _, route in self._models.cards()]
+        names = {**dict.fromkeys(self._served_names()), **self._routes}
+        return [ModelRoute(model_id=name, upstream_model=name) for name in names]
 
     # IBackendControl
 
@@ -249,7 +221,16 @@ class BackendDirectory:
 
     def enable(self, name: str) -> None:
         """Undo `drain`; see `IBackendControl`."""
-        self._states[name].drained = False
+        state = self._states[name]
+        if state.drained:
+            state.drained = False
+            state.start_slowly(self._clock.seconds())
+
+    # IBackendActivity
+
+    def last_piece_s(self, name: str) -> float:
+        """Say when the last piece of an answer of a backend came; see `IBackendActivity`."""
+        return self._states[name].last_piece_s()
 
     # IHealthSink, and the model lists' own door
 
@@ -259,9 +240,7 @@ class BackendDirectory:
         Raises:
             KeyError: There is no such backend, or no such state.
         """
-        backend = self._states[name]
-        backend.health = _HEALTH[state]
-        backend.reason = "" if state == "up" else reason
+        self._states[name].set_health(_HEALTH[state], reason, self._clock.seconds())
 
     def set_listed(self, name: str, listed: Sequence[ListedModel]) -> None:
         """Set what a backend's own list says.

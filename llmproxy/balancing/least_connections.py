@@ -5,7 +5,7 @@ It knows weights and requests in flight, and keeps nothing between two choices.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 
 from zope.interface import implementer
@@ -30,8 +30,11 @@ class LeastConnections:
     def __repr__(self) -> str:
         return "<LeastConnections>"
 
-    def choose(self, candidates: Sequence[ICandidate]) -> ICandidate:
+    def choose(
+        self, candidates: Sequence[ICandidate], now_s: float, affinity: Callable[[], bytes]
+    ) -> ICandidate:
         """Choose one of at least one candidate."""
+        del now_s, affinity
         # Equal fractions are equal floats: division is correctly rounded.
         loads = [candidate.in_flight / candidate.weight for candidate in candidates]
         least = min(loads)

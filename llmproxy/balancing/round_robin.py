@@ -5,7 +5,7 @@ It knows names and turns, and nothing of load or weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from zope.interface import implementer
 
@@ -28,8 +28,11 @@ class RoundRobin:
     def __repr__(self) -> str:
         return f"<RoundRobin turn={self._turn}>"
 
-    def choose(self, candidates: Sequence[ICandidate]) -> ICandidate:
+    def choose(
+        self, candidates: Sequence[ICandidate], now_s: float, affinity: Callable[[], bytes]
+    ) -> ICandidate:
         """Choose one of at least one candidate."""
+        del now_s, affinity
         last_turn = self._last_turn
         chosen = min(candidates, key=lambda candidate: last_turn.get(candidate.name, 0))
         self._turn += 1

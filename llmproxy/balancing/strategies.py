@@ -5,12 +5,23 @@ It knows which there are, and nothing of how they choose.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from random import Random
 
+from llmproxy.balancing.latency_based import LatencyBased
 from llmproxy.balancing.least_connections import LeastConnections
 from llmproxy.balancing.round_robin import RoundRobin
+from llmproxy.balancing.session_affinity import SessionAffinity
 from llmproxy.balancing.weighted import Weighted
 from llmproxy.interfaces import IStrategy
+
+_MAKERS: Mapping[str, Callable[[Random], IStrategy]] = {
+    "round_robin": lambda _: RoundRobin(),
+    "weighted": lambda _: Weighted(),
+    "least_connections": LeastConnections,
+    "latency_based": LatencyBased,
+    "session_affinity": lambda _: SessionAffinity(),
+}
 
 
 def make_strategy(name: str, random: Random) -> IStrategy:
@@ -23,10 +34,7 @@ def make_strategy(name: str, random: Random) -> IStrategy:
     Raises:
         ValueError: There is none of that name.
     """
-    if name == "round_robin":
-        return RoundRobin()
-    if name == "weighted":
-        return Weighted()
-    if name == "least_connections":
-        return LeastConnections(random)
-    raise ValueError(f"strategy {name!r}: wanted round_robin, weighted or least_connections")
+    make = _MAKERS.get(name)
+    if make is None:
+        raise ValueError(f"strategy {name!r}: wanted one of {', '.join(_MAKERS)}")
+    return make(random)

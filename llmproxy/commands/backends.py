@@ -12,6 +12,7 @@ from llmproxy.wire.admin import BackendList, BackendShown
 _COLUMNS = (
     Column(title="NAME", least_cells=8),
     Column(title="STATE"),
+    Column(title="BREAKER"),
     Column(title="IN FLIGHT", right=True),
     Column(title="WEIGHT", right=True, spare=2),
     Column(title="URL", least_cells=12),
@@ -85,9 +86,18 @@ def _row(one: BackendShown) -> tuple[str, ...]:
     return (
         one.name,
         one.state,
+        _breaker(one),
         f"{one.in_flight:,}",
-        f"{one.weight:,}",
+        f"{one.weight:,}" + (f" at {one.share_percent}%" if one.share_percent < 100 else ""),
         one.url,
         ", ".join(one.models),
         one.reason,
     )
+
+
+def _breaker(one: BackendShown) -> str:
+    """Say what requests showed of it, and whether it gets some all the same."""
+    if one.breaker == "closed":
+        return one.breaker
+    state = one.breaker.replace("_", "-")
+    return f"{state}, ejected" if one.ejected else state

@@ -16,7 +16,7 @@ import attrs
 from llmproxy.config.model_auth import Auth, StaticKey
 from llmproxy.config.model_stores import Admin, RateLimit, Storage
 from llmproxy.config.model_usage import Metrics, Monitoring, Usage
-from llmproxy.config.setting import Cidr, Duration, GiB, MiB, Secret, Size, setting
+from llmproxy.config.setting import Cidr, Duration, GiB, MiB, Percent, Secret, Size, setting
 
 
 @attrs.frozen(kw_only=True)
@@ -152,18 +152,31 @@ class Retry:
 
 
 @attrs.frozen(kw_only=True)
+class Breaker:
+    """``routing.breaker``: what follows when requests to a backend fail."""
+
+    failures: int = setting("so many failed requests leave a backend out, 0: none do", 5, minimum=0)
+    window: Duration = setting("within this time", Duration(60.0), minimum=0.01)
+    open_for: Duration = setting(
+        "how long it is left out; then one request is tried", Duration(30.0), minimum=0.01
+    )
+    max_ejected: Percent = setting(
+        "most of the backends of a model that are left out at once", Percent(50.0)
+    )
+
+
+@attrs.frozen(kw_only=True)
 class Routing:
     """``routing``: which backend takes a request."""
 
     load_balance: Literal[
         "round_robin", "weighted", "least_connections", "latency_based", "session_affinity"
-    ] = setting(
-        "the strategy",
-        "least_connections",
-        only=("round_robin", "weighted", "least_connections"),
-        later="latency_based and session_affinity",
-    )
+    ] = setting("the strategy", "least_connections")
     retry: Retry = setting("tries after a failure", factory=Retry)
+    breaker: Breaker = setting("backends whose requests fail are left out", factory=Breaker)
+    slow_start: Duration = setting(
+        "how long a backend that is back gets less than its share, 0: it does not", Duration(30.0)
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -250,7 +263,7 @@ LATER_KEYS: Mapping[type, Mapping[str, str]] = {
         "client_auth": "client certificates",
     },
     Retry: {"budget": "a retry budget"},
-    Routing: {"breaker": "circuit breakers", "queue": "queues", "fallback": "model fallback"},
+    Routing: {"queue": "queues", "fallback": "model fallback"},
     Logging: {"request": "a log of request bodies"},
 }
 """Keys of the contract, by the class that will hold them, that are refused likewise."""

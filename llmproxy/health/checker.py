@@ -19,6 +19,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.iweb import IResponse
 
 from llmproxy.backends.bounded_body import BodyTooLong, read_bounded
@@ -27,7 +28,7 @@ from llmproxy.backends.reasons import AskTimedOut, reason_of
 from llmproxy.backends.rounds import Rounds
 from llmproxy.config.model import HealthCheck
 from llmproxy.health.thresholds import HealthThresholds, Result
-from llmproxy.interfaces import IHealthSink
+from llmproxy.interfaces import IBackendActivity, IHealthSink
 from llmproxy.values import Backend
 
 LIMIT_BYTES: Final = 64 * 1024
@@ -51,6 +52,7 @@ class HealthChecker(Service):
         settings: The section ``health_check``; that it is enabled is the caller's decision.
         client_for: Gives the treq client for a backend, on connections of its own.
         sink: Learns of every change of state, and of a new reason while a backend is down.
+        activity: Tells which backends are at work although they do not answer.
         clock: The reactor's time.
         random: Spreads the checks.
     """
@@ -64,11 +66,13 @@ class HealthChecker(Service):
         *,
         client_for: Callable[[Backend], HTTPClient],
         sink: IHealthSink,
+        activity: IBackendActivity,
         clock: IReactorTime,
         random: Random,
     ) -> None:
         self._settings = settings
         self._sink = sink
+        self._activity = activity
         self._clock = clock
         self._random = random
         self._patients = [
@@ -115,12 +119,31 @@ class HealthChecker(Service):
         patient.checked = True
         asked = Deferred.fromCoroutine(_ask(patient, self._settings))
         asked.addTimeout(self._settings.timeout, self._clock, AskTimedOut.instead)
-        verdict = await asked.addErrback(
-            # Whatever it is: a backend that cannot be asked is not healthy.
-            lambda failure: _Verdict("failed", reason_of(failure))
-        )
+        try:
+            verdict = await asked
+        except AskTimedOut as error:
+            verdict = _Verdict("failed", str(error))
+            if self.running and self._is_at_work(patient):
+                self._log.debug(
+                    "backend {backend} gave {reason}, but its streams move: that does not count",
+                    backend=patient.backend.name,
+                    reason=verdict.reason,
+                )
+                return
+        except Exception:  # noqa: BLE001 - a backend that cannot be asked is not healthy
+            verdict = _Verdict("failed", reason_of(Failure()))
         if self.running:
             self._judge(patient, verdict)
+
+    def _is_at_work(self, patient: _Patient) -> bool:
+        """Say whether an answer of a backend has moved while it was asked, or since its last turn.
+
+        Servers that work in one thread answer nothing else while they compute.
+        """
+        settings = self._settings
+        lately_s = max(settings.interval, settings.timeout)
+        last_s = self._activity.last_piece_s(patient.backend.name)
+        return self._clock.seconds() - last_s <= lately_s
 
     def _judge(self, patient: _Patient, verdict: _Verdict) -> None:
         changed = patient.thresholds.observe(verdict.result)

@@ -34,11 +34,13 @@ from llmproxy.interfaces import IBackendLease, IClientRequest, IReporter, IRoute
 from llmproxy.proxy.admission import Admission, Admitted
 from llmproxy.proxy.answer import prepare_answer
 from llmproxy.proxy.attempt import Answering, Attempt, Outbound
+from llmproxy.proxy.evidence import evidence_of, relayed, report_failure
 from llmproxy.proxy.flow import Flow
 from llmproxy.proxy.meter import Meter, make_meter
 from llmproxy.proxy.relay import Relay
 from llmproxy.timeouts import Timeouts
 from llmproxy.values import Backend, MeterReading, Outcome, TriedBackend, UsageRecord
+from llmproxy.wire.affinity import affinity_of
 from llmproxy.wire.backoff import Backoff
 from llmproxy.wire.estimate import spent_tokens
 from llmproxy.wire.fields import Caller, FieldRules, encode_fields
@@ -226,7 +228,7 @@ class Exchange:
         waits = 0
         while True:
             try:
-                lease = path.router.acquire(route, frozenset(tried))
+                lease = path.router.acquire(route, frozenset(tried), self._affinity)
             except NoBackend:
                 if failure is None:
                     raise
@@ -252,6 +254,7 @@ class Exchange:
             try:
                 return await attempt.head()
             except GatewayError as error:
+                report_failure(lease, error)
                 self._release()
                 self._tried.append(TriedBackend(lease.backend.name, error.code))
                 failure = error.with_traceback(None)  # its frames would hold the body
@@ -259,6 +262,10 @@ class Exchange:
                     raise
                 if not isinstance(error, ReusedConnectionDied):
                     tried.add(lease.backend.name)
+
+    def _affinity(self) -> bytes:
+        admitted = self._admitted
+        return affinity_of(self._request.header, admitted.principal.key_id, admitted.body)
 
     def _upstream_fields(self, lease: IBackendLease) -> bytes:
         """Encode the fields that go up; those of a head that was here before are kept with it."""
@@ -312,12 +319,14 @@ class Exchange:
             stall_timeout_s=lease.backend.stall_timeout_s,
             deadline_s=answering.deadline_s,
             length_bytes=length_bytes,
+            on_first_piece=lease.answering,
         )
         self._tell_end = self._relay.close
         request.begin(response.code, response.phrase, answer)
         response.deliverBody(self._relay)
         self._relay.watch()
-        await self._relay.finished
+        evidence = evidence_of(response.code, b"retry-after" in named)
+        await relayed(self._relay, self._meter, lease, evidence)
 
     def _answer(self, error: GatewayError) -> None:
         self._status, self._error_code = error.status, error.code

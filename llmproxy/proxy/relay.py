@@ -9,6 +9,7 @@ out with `Relay.close`, when everything else about the exchange is settled and r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -19,14 +20,20 @@ from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
 from zope.interface import implementer
 
-from llmproxy.errors import BadResponse, GatewayError, GatewayTimeout, RelayBroken
-from llmproxy.interfaces import IClientRequest
+from llmproxy.errors import (
+    BadResponse,
+    GatewayError,
+    GatewayTimeout,
+    RelayBroken,
+    StallTimeout,
+)
+from llmproxy.interfaces import IClientRequest, IProgress
 from llmproxy.proxy.meter import Meter
 from llmproxy.wire.api_errors import error_event
 from llmproxy.wire.withhold import UsageWithholder
 
 
-@implementer(IPushProducer)
+@implementer(IPushProducer, IProgress)
 class Relay(Protocol):
     """Receives one body and passes it on.
 
@@ -42,6 +49,7 @@ class Relay(Protocol):
         deadline_s: When the total time is over, on the clock; None: never.
         length_bytes: Of the whole body, where the client was told it; None: it was not. The piece
             that completes it is kept for `close`, for it is the end.
+        on_first_piece: Called with this relay when the first piece has come.
 
     Attributes:
         finished: Fires when the body has ended well; fails with `RelayBroken` when it broke off
@@ -50,6 +58,7 @@ class Relay(Protocol):
             the backend's connection.
         bytes_out: Bytes of the body given to the client, or to be given by `close`.
         first_piece_s: When the first piece came, on the clock; None before.
+        last_piece_s: When the last piece came; before the first, when the relay was made.
     """
 
     def __init__(
@@ -63,6 +72,7 @@ class Relay(Protocol):
         stall_timeout_s: float,
         deadline_s: float | None,
         length_bytes: int | None = None,
+        on_first_piece: Callable[[Relay], None],
     ) -> None:
         self._request = request
         self._meter = meter
@@ -75,7 +85,8 @@ class Relay(Protocol):
         self._rest = b""
         self._is_broken = False
         self._timer: IDelayedCall | None = None
-        self._last_piece_s = clock.seconds()
+        self._resumed_s = self.last_piece_s = clock.seconds()
+        self._on_first_piece = on_first_piece
         self._paused = False
         self._ended = False
         self._head_sent = False
@@ -106,9 +117,11 @@ class Relay(Protocol):
     def dataReceived(self, piece: bytes) -> None:
         """Pass a piece on."""
         now = self._clock.seconds()
-        self._last_piece_s = now
+        self.last_piece_s = now
         if self.first_piece_s is None:
             self.first_piece_s = now
+            if not self._ended:
+                self._on_first_piece(self)
         if self._ended:
             return
         out = piece if self._withholder is None else self._withholder.feed(piece)
@@ -165,8 +178,14 @@ class Relay(Protocol):
                 farewell = b"\n\n" + farewell  # end the torn event, so that this one can be read
         self._is_broken, self._rest = True, farewell
         self.bytes_out += len(farewell)
-        timeout = isinstance(unsent, GatewayTimeout)
-        self.finished.errback(RelayBroken(code, message, timeout=timeout))
+        self.finished.errback(
+            RelayBroken(
+                code,
+                message,
+                timeout=isinstance(unsent, GatewayTimeout),
+                blames_backend=unsent.blames_backend,
+            )
+        )
 
     def _at_event_end(self) -> bool:
         """Whether what the client has so far ends with a whole event."""
@@ -201,23 +220,23 @@ class Relay(Protocol):
         due = []
         if self._deadline_s is not None:
             if now >= self._deadline_s:
-                self._time_out("timeout", "The inference server did not finish in time.")
+                self._time_out(GatewayTimeout())
                 return
             due.append(self._deadline_s)
         if self._stall_timeout_s:
             # While the client takes nothing, the backend's silence is our own doing.
-            since_s = now if self._paused else self._last_piece_s
+            since_s = now if self._paused else max(self.last_piece_s, self._resumed_s)
             if now - since_s >= self._stall_timeout_s:
-                self._time_out("stall_timeout", "The inference server fell silent.")
+                self._time_out(StallTimeout())
                 return
             due.append(since_s + self._stall_timeout_s)
         self._timer = self._clock.callLater(min(due) - now, self._wake) if due else None
 
-    def _time_out(self, code: str, message: str) -> None:
+    def _time_out(self, error: GatewayTimeout) -> None:
         self._timer = None
         self._end()
         self._cut()
-        self._break_off(code, message, GatewayTimeout(message))
+        self._break_off(error.code, str(error), error)
 
     # backpressure
 
@@ -230,7 +249,7 @@ class Relay(Protocol):
     def resumeProducing(self) -> None:
         """The client takes again."""
         self._paused = False
-        self._last_piece_s = self._clock.seconds()
+        self._resumed_s = self._clock.seconds()
         transport: Any = self.transport
         transport.resumeProducing()
 

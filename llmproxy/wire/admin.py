@@ -83,6 +83,7 @@ class Failure(Struct, kw_only=True):
 
 
 BackendState = Literal["up", "down", "loading", "drained"]
+BreakerState = Literal["closed", "open", "half_open"]
 Count = Annotated[
     int,
     Meta(ge=0, le=LARGEST_NUMBER, description=f"a whole number from 0 to {LARGEST_NUMBER}"),
@@ -108,6 +109,11 @@ class BackendShown(Struct, kw_only=True):
     reason: str
     weight: Count
     models: tuple[str, ...]
+    breaker: BreakerState
+    ejected: bool
+    times_opened: Count
+    share_percent: Count
+    latency_ms: Count | None
 
 
 class BackendList(Struct, kw_only=True):

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from llmproxy.backends.directory import BackendDirectory, BackendState, LeaseReleasedTwice
+from llmproxy.backends.directory import BackendDirectory
 from llmproxy.backends.models import ListedModel
-from llmproxy.balancing.round_robin import RoundRobin
 from llmproxy.config.model import Model
 from llmproxy.config.setting import Duration
 from llmproxy.errors import ModelNotAllowed, ModelNotFound, NoBackend
 from llmproxy.interfaces import (
+    IBackendActivity,
     IBackendLease,
     IBackendStatuses,
     ICandidate,
@@ -24,47 +23,20 @@ from llmproxy.interfaces import (
     IModelCatalog,
     IRouter,
     IStrategy,
-    IUpstreamClient,
-    IUpstreamResponse,
 )
 from llmproxy.values import ANONYMOUS, Backend, BackendStatus, ModelCard, ModelRoute, Principal
+from tests.backends.made import Progress, backend, make_directory, no_affinity
+
+ROUTE = ModelRoute("m", "m")
+CLOCK = Clock()
+"""Of tests in which time plays no role."""
 
 
-@implementer(IUpstreamClient)
-class Client:
-    """Stands for the client of one backend; nothing is sent here."""
-
-    def request(
-        self,
-        method: str,
-        url: bytes,
-        *,
-        headers: object = None,
-        data: object = None,
-        unbuffered: bool = True,
-    ) -> Deferred[IUpstreamResponse]:
-        """Send nothing."""
-        raise AssertionError("the directory sends nothing")
-
-
-def backend(name: str, *models: str, weight: int = 1, secret: bytes = b"") -> Backend:
-    """Make an identity with these globs."""
-    headers = ((b"Authorization", secret),) if secret else ()
-    return Backend(
-        name=name,
-        url=b"http://x.test",
-        host=b"x.test",
-        weight=weight,
-        models=models,
-        headers=headers,
-    )
-
-
-def directory(*backends: Backend, models: Sequence[Model] = ()) -> BackendDirectory:
+def directory(
+    *backends: Backend, models: Sequence[Model] = (), strategy: IStrategy | None = None
+) -> BackendDirectory:
     """Make a directory that goes round."""
-    return BackendDirectory(
-        [(one, Client()) for one in backends], RoundRobin(), models=models, created=7
-    )
+    return make_directory(*backends, models=models, strategy=strategy, clock=CLOCK)
 
 
 def list_of(*names: str, context: int | None = None) -> list[ListedModel]:
@@ -74,7 +46,7 @@ def list_of(*names: str, context: int | None = None) -> list[ListedModel]:
 
 def acquired(there: BackendDirectory, route: ModelRoute, *tried: str) -> str:
     """Acquire a lease and keep it; give the backend's name."""
-    return there.acquire(route, frozenset(tried)).backend.name
+    return there.acquire(route, frozenset(tried), no_affinity).backend.name
 
 
 def in_flight(there: BackendDirectory) -> dict[str, int]:
@@ -85,10 +57,17 @@ def in_flight(there: BackendDirectory) -> dict[str, int]:
 def test_interfaces() -> None:
     """It is what data path, edge and health checks expect."""
     there = directory(backend("a"))
-    for interface in (IRouter, IModelCatalog, IBackendStatuses, IHealthSink):
+    for interface in (
+        IRouter,
+        IModelCatalog,
+        IBackendStatuses,
+        IBackendActivity,
+        IHealthSink,
+    ):
         assert verifyObject(interface, there)
-    assert verifyObject(IBackendLease, there.acquire(ModelRoute("m", "m"), frozenset()))
-    assert verifyObject(ICandidate, BackendState(backend("a"), Client()))
+    assert verifyObject(
+        IBackendLease, there.acquire(ModelRoute("m", "m"), frozenset(), no_affinity)
+    )
 
 
 class TestRouteWithConfiguredModels:
@@ -174,7 +153,7 @@ class TestRouteWithoutConfiguredModels:
         there.set_health("a", "down", "refused")
         route = there.route("qwen", ANONYMOUS)
         with pytest.raises(NoBackend):
-            there.acquire(route, frozenset())
+            there.acquire(route, frozenset(), no_affinity)
 
     def test_permission(self) -> None:
         """The key's globs count, case and all, and come after existence."""
@@ -234,63 +213,227 @@ class TestAcquire:
             acquired(there, ModelRoute("m", "m"), "a")
         assert in_flight(there) == {"a": 0, "b": 0}
 
-    def test_strategy_sees_the_candidates(self) -> None:
-        """The strategy chooses, by name, weight and requests in flight."""
-        seen: list[list[tuple[str, int, int]]] = []
-
-        @implementer(IStrategy)
-        class Last:
-            def choose(self, candidates: Sequence[ICandidate]) -> ICandidate:
-                seen.append([(c.name, c.weight, c.in_flight) for c in candidates])
-                return candidates[-1]
-
-        pairs: list[Any] = [(backend("a"), Client()), (backend("b", weight=3), Client())]
-        there = BackendDirectory(pairs, Last())
-        assert [acquired(there, ModelRoute("m", "m")) for _ in range(2)] == ["b", "b"]
-        assert seen == [[("a", 1, 0), ("b", 3, 0)], [("a", 1, 0), ("b", 3, 1)]]
-
-
-class TestLease:
-    """A lease is counted until it is released, once."""
-
-    def test_counted(self) -> None:
-        """Each lease counts at its own backend."""
-        there = directory(backend("a"), backend("b"))
-        leases = [there.acquire(ModelRoute("m", "m"), frozenset()) for _ in range(3)]
-        assert in_flight(there) == {"a": 2, "b": 1}
-        for lease in leases:
-            lease.release()
-        assert in_flight(there) == {"a": 0, "b": 0}
-
-    def test_released_twice_is_a_bug(self) -> None:
-        """A second release is refused, and changes nothing."""
-        there = directory(backend("a"))
-        lease = there.acquire(ModelRoute("m", "m"), frozenset())
-        there.acquire(ModelRoute("m", "m"), frozenset())
-        lease.release()
-        with pytest.raises(LeaseReleasedTwice, match="'a'"):
-            lease.release()
-        assert in_flight(there) == {"a": 1}
-
-    def test_outlives_a_change_of_health(self) -> None:
+    def test_a_lease_outlives_a_change_of_health(self) -> None:
         """A backend that goes down keeps what it has."""
         there = directory(backend("a"))
-        lease = there.acquire(ModelRoute("m", "m"), frozenset())
+        lease = there.acquire(ROUTE, frozenset(), no_affinity)
         there.set_health("a", "down", "why")
         assert in_flight(there) == {"a": 1}
         lease.release()
         assert in_flight(there) == {"a": 0}
 
-    def test_identity_and_client(self) -> None:
-        """The lease has what an attempt needs."""
-        identity, client = backend("a"), Client()
-        there = BackendDirectory([(identity, client)], RoundRobin())
-        lease = there.acquire(ModelRoute("m", "m"), frozenset())
-        assert lease.backend is identity
-        assert lease.client is client
-        assert repr(lease) == "<lease of a>"
-        lease.release()
-        assert repr(lease) == "<lease of a (released)>"
+    def test_the_conversation_reaches_the_strategy(self) -> None:
+        """Unread, for the strategy to ask."""
+        asked: list[bytes] = []
+
+        @implementer(IStrategy)
+        class Asking:
+            def choose(
+                self,
+                candidates: Sequence[ICandidate],
+                now_s: float,
+                affinity: Callable[[], bytes],
+            ) -> ICandidate:
+                asked.append(affinity())
+                return candidates[0]
+
+        there = directory(backend("a"), backend("b"), strategy=Asking())
+        there.acquire(ROUTE, frozenset(), lambda: b"session")
+        assert asked == [b"session"]
+
+    def test_strategy_sees_the_candidates(self) -> None:
+        """The strategy chooses, by name, weight and requests in flight."""
+        seen: list[list[tuple[str, float, int]]] = []
+
+        @implementer(IStrategy)
+        class Last:
+            def choose(
+                self,
+                candidates: Sequence[ICandidate],
+                now_s: float,
+                affinity: Callable[[], bytes],
+            ) -> ICandidate:
+                seen.append([(c.name, c.weight, c.in_flight) for c in candidates])
+                return candidates[-1]
+
+        there = directory(backend("a"), backend("b", weight=3), strategy=Last())
+        assert [acquired(there, ModelRoute("m", "m")) for _ in range(2)] == ["b", "b"]
+        assert seen == [[("a", 1, 0), ("b", 3, 0)], [("a", 1, 0), ("b", 3, 1)]]
+
+
+class TestBreakers:
+    """Backends whose requests fail are left out; these open at the second failure, for 30 s."""
+
+    def setup_method(self) -> None:
+        """Make three backends on a clock."""
+        self.clock = Clock()
+        self.there = make_directory(*map(backend, "abc"), clock=self.clock)
+
+    def fail(self, *names: str) -> None:
+        """Let two requests of each of these fail, in this order, a second apart."""
+        for name in names:
+            for _ in range(2):
+                lease = self.there.acquire(
+                    ModelRoute("m", "m", frozenset((name,))), frozenset(), no_affinity
+                )
+                lease.report("bad")
+                lease.release()
+            self.clock.advance(1.0)
+
+    def names(self, times: int, *tried: str) -> str:
+        """Acquire so many leases and give them back; give the names."""
+        names = ""
+        for _ in range(times):
+            lease = self.there.acquire(ROUTE, frozenset(tried), no_affinity)
+            names += lease.backend.name
+            lease.release()
+        return names
+
+    def shown(self) -> dict[str, tuple[str, bool]]:
+        """Give what people see of the breakers."""
+        return {one.name: (one.breaker, one.ejected) for one in self.there.statuses()}
+
+    def test_left_out(self) -> None:
+        """The others share its requests."""
+        self.fail("a")
+        assert self.names(4) == "bcbc"
+        self.there.route("m", ANONYMOUS)
+        assert self.shown() == {
+            "a": ("open", True),
+            "b": ("closed", False),
+            "c": ("closed", False),
+        }
+
+    def test_half_open_takes_one(self) -> None:
+        """One request goes there; while it is out no other does."""
+        self.fail("a")
+        self.clock.advance(30.0)
+        probe = self.there.acquire(ROUTE, frozenset(), no_affinity)
+        assert probe.backend.name == "a"
+        assert self.names(4) == "bcbc"
+        probe.release()
+        assert self.names(1) == "a", "who was cancelled gave the probe back"
+
+    def test_closes_and_starts_slowly(self) -> None:
+        """A good probe closes it, with a tenth of its weight."""
+        self.fail("a")
+        self.clock.advance(30.0)
+        probe = self.there.acquire(ROUTE, frozenset(), no_affinity)
+        probe.report("good")
+        probe.release()
+        (a, _, _) = self.there.statuses()
+        assert (a.breaker, a.share_percent, a.times_opened) == ("closed", 10, 1)
+        assert set(self.names(3)) == set("abc")
+
+    def test_never_too_many(self) -> None:
+        """One of three: the other that is open, the less bad of the two, goes on."""
+        self.fail("b", "a")
+        assert set(self.names(6)) == set("bc")
+        self.there.route("m", ANONYMOUS)
+        assert self.shown() == {"a": ("open", True), "b": ("open", False), "c": ("closed", False)}
+
+    def test_panic(self) -> None:
+        """All are out: with max_ejected the least bad are tried, rather than none."""
+        self.fail("c", "b", "a")
+        assert set(self.names(6)) == set("bc")
+        self.there = make_directory(*map(backend, "abc"), clock=self.clock, max_ejected_percent=100)
+        self.fail("c", "b", "a")
+        assert set(self.names(6)) == {"c"}
+        with pytest.raises(NoBackend):
+            self.names(1, "c")
+
+    def test_a_lone_backend_is_never_left_out(self) -> None:
+        """Not for the model that only it serves, though it is for others."""
+        self.there = make_directory(
+            backend("a", "m", "only-a"), backend("b", "m"), clock=self.clock
+        )
+        self.fail("a")
+        assert self.names(3) == "bbb"
+        lease = self.there.acquire(ModelRoute("only-a", "only-a"), frozenset(), no_affinity)
+        assert lease.backend.name == "a"
+        assert self.shown() == {"a": ("open", True), "b": ("closed", False)}
+
+    def test_those_that_are_down_do_not_count(self) -> None:
+        """Of two that are up one may be left out, whatever else there is."""
+        self.fail("a", "b")
+        assert set(self.names(4)) == set("ac")
+        self.there.set_health("c", "down", "refused")
+        assert set(self.names(4)) == {"a"}
+
+    def test_tried_ones_are_not_in_the_way(self) -> None:
+        """Another attempt goes to one that is left in, or nowhere: the wait is the caller's."""
+        self.fail("a")
+        assert self.names(2, "b") == "cc"
+        with pytest.raises(NoBackend):
+            self.names(1, "b", "c")
+
+    def test_nothing_of_a_request_refused(self) -> None:
+        """A thousand answers that show nothing move nothing."""
+        for _ in range(1000):
+            lease = self.there.acquire(ROUTE, frozenset(), no_affinity)
+            lease.report("none")
+            lease.release()
+        assert {one.breaker for one in self.there.statuses()} == {"closed"}
+
+
+class TestSlowStart:
+    """Who is back begins with a tenth of its weight."""
+
+    def test_not_at_the_start(self) -> None:
+        """When all are new, none is."""
+        there = directory(backend("a"), backend("b"))
+        assert [one.share_percent for one in there.statuses()] == [100, 100]
+
+    def test_after_a_drain(self) -> None:
+        """Also who an administrator took out; but not who was not."""
+        clock = Clock()
+        there = make_directory(backend("a"), backend("b"), clock=clock)
+        there.drain("a")
+        for name in "ab":
+            there.enable(name)
+        assert [one.share_percent for one in there.statuses()] == [10, 100]
+        clock.advance(5.0)
+        assert [one.share_percent for one in there.statuses()] == [55, 100]
+
+    def test_the_strategy_sees_it(self) -> None:
+        """As a weight that grows."""
+        seen: list[list[float]] = []
+
+        @implementer(IStrategy)
+        class First:
+            def choose(
+                self,
+                candidates: Sequence[ICandidate],
+                now_s: float,
+                affinity: Callable[[], bytes],
+            ) -> ICandidate:
+                seen.append([one.weight for one in candidates])
+                return candidates[0]
+
+        clock = Clock()
+        there = make_directory(
+            backend("a", weight=2), backend("b", weight=2), clock=clock, strategy=First()
+        )
+        there.set_health("a", "down", "refused")
+        there.set_health("a", "up", "")
+        for _ in range(3):
+            there.acquire(ROUTE, frozenset(), no_affinity)
+            clock.advance(5.0)
+        assert seen == [[pytest.approx(0.2), 2], [pytest.approx(1.1), 2], [2, 2]]
+
+
+class TestActivity:
+    """When a backend was heard of last."""
+
+    def test_last_piece(self) -> None:
+        """Of each backend by its name."""
+        there = directory(backend("a"), backend("b"))
+        assert there.last_piece_s("a") == float("-inf")
+        there.acquire(ROUTE, frozenset(), no_affinity).answering(Progress(1.0, 5.0))
+        assert there.last_piece_s("a") == 5.0
+        assert there.last_piece_s("b") == float("-inf")
+        with pytest.raises(KeyError):
+            there.last_piece_s("x")
 
 
 class TestCards:
@@ -378,7 +521,7 @@ class TestStatuses:
             BackendStatus("b", "loading", 0, "slow disk"),
         ]
         there.set_health("a", "up", "whatever")
-        assert there.statuses()[0] == BackendStatus("a", "up")
+        assert there.statuses()[0] == BackendStatus("a", "up", share_percent=10)
 
     @pytest.mark.parametrize(("name", "state"), [("x", "up"), ("a", "sideways")])
     def test_unknown_name_or_state(self, name: str, state: str) -> None:
@@ -407,4 +550,3 @@ class TestStatuses:
         acquired(there, ModelRoute("m", "m"))
         there.set_health("b", "down", "refused")
         assert repr(there) == "<BackendDirectory a: up, 1 in flight, b: down, 0 in flight>"
-        assert "sk-up" not in repr(BackendState(backend("a", secret=b"sk-up"), Client()))

@@ -39,4 +39,4 @@ def test_repr_shows_what_each_owns() -> None:
     """The state is for people to see."""
     strategy = Weighted()
     choose(strategy, pool(2, 1), 1)
-    assert repr(strategy) == "<Weighted owned={'a': -1, 'b': 1}>"
+    assert repr(strategy) == "<Weighted owned={'a': -1.0, 'b': 1}>"

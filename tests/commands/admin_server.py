@@ -63,6 +63,11 @@ class FakeAdmin:
                 reason="",
                 weight=1,
                 models=("qwen-72b", "coder"),
+                breaker="closed",
+                ejected=False,
+                times_opened=0,
+                share_percent=100,
+                latency_ms=None,
             )
         }
         self._made = 0

@@ -72,6 +72,16 @@ BAD: list[tuple[str, str, str]] = [
     ("weight: 2", "timeout: .inf", "6: backends[0].timeout: .inf is not a duration"),
     ("weight: 2", "timeout: true", "6: backends[0].timeout: true is not a duration"),
     ("weight: 2", "timeout: 1:30", '6: backends[0].timeout: "1:30" is not a duration'),
+    (
+        "server:",
+        "routing: {breaker: {max_ejected: 50}}\nserver:",
+        "1: routing.breaker.max_ejected: 50 is not a percentage; want a percentage from 0% to 100%",
+    ),
+    (
+        "server:",
+        "routing: {breaker: {window: 0}}\nserver:",
+        "1: routing.breaker.window: 0 is too small; want at least 0.01 seconds",
+    ),
     ("weight: 2", "max_concurrent: 8", "6: backends[0].max_concurrent: 8 is not available yet: a"),
     ("weight: 2", "inject_usage: 'no'", '6: backends[0].inject_usage: "no" is not true or false'),
     ("weight: 2", "models: qwen", '6: backends[0].models: "qwen" is not a list; want one'),

@@ -23,7 +23,7 @@ from zope.interface import implementer
 from llmproxy.config.model import HealthCheck
 from llmproxy.config.setting import Duration
 from llmproxy.health.checker import LIMIT_BYTES, HealthChecker, is_loading
-from llmproxy.interfaces import IHealthSink
+from llmproxy.interfaces import IBackendActivity, IHealthSink
 from llmproxy.values import Backend
 from tests.backends.fake_agent import Asked, FakeAgent, respond
 
@@ -66,6 +66,22 @@ class Sink:
         self.reasons.append(reason)
 
 
+@implementer(IBackendActivity)
+class Activity:
+    """Says when the last pieces came.
+
+    Attributes:
+        last_s: By backend.
+    """
+
+    def __init__(self) -> None:
+        self.last_s: dict[str, float] = {}
+
+    def last_piece_s(self, name: str) -> float:
+        """Give it."""
+        return self.last_s.get(name, float("-inf"))
+
+
 class Never(Random):
     """No chance at all: every delay is the shortest."""
 
@@ -92,6 +108,7 @@ class HealthCheckerTests(TestCase):
         self.clock = Clock()
         self.agent = FakeAgent()
         self.sink = Sink()
+        self.activity = Activity()
         self.logged: list[str] = []
         self.observer = cast(ILogObserver, self.keep)
         globalLogPublisher.addObserver(self.observer)
@@ -116,6 +133,7 @@ class HealthCheckerTests(TestCase):
             HealthCheck(**settings),
             client_for=lambda one: self.agent.client(),
             sink=self.sink,
+            activity=self.activity,
             clock=self.clock,
             random=random or Never(),
         )
@@ -211,6 +229,37 @@ class HealthCheckerTests(TestCase):
         self.clock.advance(0.1)
         self.assertTrue(self.agent.asked[0].cancelled)
         self.assertEqual(self.sink.reasons, ["no answer within 5 s"])
+
+    def test_timeout_while_streams_move(self) -> None:
+        """A backend that is too busy to answer is not condemned, however long that lasts."""
+        self.begin(unhealthy_threshold=1)
+        for _ in range(20):
+            self.activity.last_s["a"] = self.clock.seconds()
+            self.clock.pump([5.0, 5.0, 0.0])
+        self.assertEqual(len(self.agent.asked), 21)
+        self.assertTrue(all(asked.cancelled for asked in self.agent.asked[:-1]))
+        self.assertEqual((self.sink.verdicts, self.logged), ([], ["debug"] * 20))
+
+    def test_timeout_while_streams_stall(self) -> None:
+        """Pieces that came before the last turn do not count, nor those of another backend."""
+        self.begin(unhealthy_threshold=1)
+        self.activity.last_s.update(a=-5.1, b=5.0)
+        self.clock.advance(5.0)
+        self.assertEqual(self.sink.verdicts, [("a", "down")])
+
+    def test_other_failures_while_streams_move(self) -> None:
+        """Who refuses, or says that it is not well, is believed."""
+        self.activity.last_s["a"] = 0.0
+        self.begin(rule=respond(500), unhealthy_threshold=1)
+        self.assertEqual(self.sink.verdicts, [("a", "down")])
+
+    def test_timeouts_do_not_bring_it_back(self) -> None:
+        """A backend that is down stays so while it does not answer, whatever still moves."""
+        self.begin(rule=respond(500), unhealthy_threshold=1)
+        self.agent.rule = None
+        self.activity.last_s["a"] = 1000.0
+        self.rounds(5)
+        self.assertEqual(self.sink.verdicts, [("a", "down")])
 
     def test_timeout_inside_the_body(self) -> None:
         """An answer that does not end is not one."""
@@ -354,6 +403,7 @@ class RealConnectionTests(TestCase):
             HealthCheck(unhealthy_threshold=2, interval=Duration(0.02), **settings),
             client_for=lambda one: client,
             sink=First(),
+            activity=Activity(),
             clock=reactor,
             random=Random(1),
         )

@@ -22,12 +22,13 @@ from llmproxy.interfaces import (
     IClientRequest,
     IGrant,
     ILimiter,
+    IProgress,
     IReporter,
     IRouter,
     IUpstreamClient,
     IUpstreamResponse,
 )
-from llmproxy.values import Backend, Demand, ModelRoute, Principal, UsageRecord
+from llmproxy.values import Backend, Demand, Evidence, ModelRoute, Principal, UsageRecord
 
 KEY = "sk-good"
 
@@ -254,12 +255,26 @@ class FakeUpstream:
 
 @implementer(IBackendLease)
 class FakeLease:
-    """A lease that checks that it is released once."""
+    """A lease that checks that it is released once, and keeps what it is told."""
 
     def __init__(self, backend: Backend, client: FakeUpstream) -> None:
         self.backend = backend
         self.client = client
         self.released = 0
+        self.progress: IProgress | None = None
+        self.evidence: Evidence | None = None
+
+    def answering(self, progress: IProgress) -> None:
+        """Keep it."""
+        assert self.progress is None
+        assert not self.released
+        self.progress = progress
+
+    def report(self, evidence: Evidence) -> None:
+        """Keep it."""
+        assert self.evidence is None
+        assert not self.released
+        self.evidence = evidence
 
     def release(self) -> None:
         """Release."""
@@ -275,6 +290,7 @@ class FakeRouter:
         self.backends = backends or (Backend(name="one", url=b"http://one.test", host=b"one.test"),)
         self.upstreams = {backend.name: FakeUpstream() for backend in self.backends}
         self.leases: list[FakeLease] = []
+        self.affinities: list[Callable[[], bytes]] = []
         self.model_route = ModelRoute(model_id="m", upstream_model="m")
 
     def route(self, model: str, principal: Principal) -> ModelRoute:
@@ -283,8 +299,11 @@ class FakeRouter:
             raise ModelNotFound(param="model")
         return self.model_route
 
-    def acquire(self, route: ModelRoute, tried: frozenset[str]) -> FakeLease:
+    def acquire(
+        self, route: ModelRoute, tried: frozenset[str], affinity: Callable[[], bytes]
+    ) -> FakeLease:
         """Give the first that was not tried."""
+        self.affinities.append(affinity)
         for backend in self.backends:
             if backend.name not in tried:
                 lease = FakeLease(backend, self.upstreams[backend.name])

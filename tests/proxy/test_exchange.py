@@ -441,7 +441,7 @@ def test_fault_of_our_own() -> None:
     """A bug is a logged 500 that tells nothing of its inside, and gives everything back."""
     rig, request = Rig(), FakeRequest()
 
-    def broken(route: object, tried: object) -> object:
+    def broken(*_: object) -> object:
         raise RuntimeError("secret inside")
 
     rig.router.acquire = broken  # type: ignore[method-assign, assignment]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
+from zope.interface.verify import verifyObject
 
-from llmproxy.errors import BadResponse, GatewayTimeout, RelayBroken
+from llmproxy.errors import BadResponse, GatewayError, GatewayTimeout, KeyDisabled, RelayBroken
+from llmproxy.interfaces import IProgress
 from llmproxy.proxy.meter import make_meter
 from llmproxy.proxy.relay import Relay
 from llmproxy.wire.withhold import UsageWithholder
@@ -34,6 +37,7 @@ class Relaying:
         self.clock = Clock()
         self.request = FakeRequest()
         self.request.begin(200, b"", ())
+        self.firsts: list[Relay] = []
         self.relay = Relay(
             self.request,
             meter=make_meter(stream=is_stream),
@@ -43,6 +47,7 @@ class Relaying:
             stall_timeout_s=stall_timeout_s,
             deadline_s=deadline_s,
             length_bytes=length_bytes,
+            on_first_piece=self.firsts.append,
         )
         self.ends: list[object] = []
         self.output_at_end: bytes | None = None
@@ -243,3 +248,69 @@ def test_plain_answer_cut_early() -> None:
     relaying.end(ResponseFailed([]))
     relaying.failed_with(BadResponse)
     assert "ended" in repr(relaying.relay)
+
+
+def test_first_piece_is_told_once() -> None:
+    """When it has come, and before it is written."""
+    relaying = Relaying()
+    assert relaying.firsts == []
+    assert relaying.relay.first_piece_s is None
+    relaying.clock.advance(1.0)
+    for _ in range(3):
+        relaying.piece(EVENT)
+        assert relaying.firsts == [relaying.relay]
+    assert relaying.relay.first_piece_s == 1.0
+    assert verifyObject(IProgress, relaying.relay)
+
+
+def test_a_piece_after_the_end_is_not_told() -> None:
+    """Whoever listened has gone."""
+    relaying = Relaying()
+    relaying.relay.cut_short(KeyDisabled())
+    relaying.piece(EVENT)
+    assert relaying.firsts == []
+
+
+def test_last_piece_is_the_backends() -> None:
+    """A client that takes again is no sign of the backend; its silence begins anew all the same."""
+    relaying = Relaying(stall_timeout_s=30)
+    relaying.piece(EVENT)
+    relaying.relay.pauseProducing()
+    relaying.clock.advance(50.0)
+    relaying.relay.resumeProducing()
+    relaying.clock.advance(29.0)
+    assert relaying.relay.last_piece_s == 0.0
+    assert relaying.ends == []
+    relaying.clock.advance(2.0)
+    broken = relaying.failed_with(RelayBroken)
+    assert isinstance(broken, RelayBroken)
+    assert broken.code == "stall_timeout"
+
+
+@pytest.mark.parametrize(
+    ("end", "blames"),
+    [
+        (lambda relaying: relaying.end(ResponseFailed([])), True),
+        (lambda relaying: relaying.clock.advance(120.0), True),
+        (lambda relaying: relaying.relay.cut_short(KeyDisabled()), False),
+    ],
+)
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_whose_fault(end: Callable[[Relaying], None], blames: bool, is_stream: bool) -> None:
+    """A cut or silent answer is evidence against the backend, whether it was shown or not."""
+    relaying = Relaying(is_stream=is_stream)
+    end(relaying)
+    error = relaying.failed_with(Exception)
+    assert isinstance(error, RelayBroken | GatewayError)
+    assert error.blames_backend is blames
+
+
+def test_the_total_time_is_not_the_backends_fault() -> None:
+    """An answer that is long is not one that stalls."""
+    relaying = Relaying(deadline_s=10.0)
+    relaying.piece(EVENT)
+    relaying.clock.advance(10.0)
+    broken = relaying.failed_with(RelayBroken)
+    assert isinstance(broken, RelayBroken)
+    assert broken.timeout
+    assert not broken.blames_backend

@@ -74,4 +74,9 @@ class BackendOperations:
             reason=status.reason,
             weight=identity.weight,
             models=identity.models,
+            breaker=status.breaker,
+            ejected=status.ejected,
+            times_opened=status.times_opened,
+            share_percent=status.share_percent,
+            latency_ms=status.latency_ms,
         )

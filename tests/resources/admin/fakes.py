@@ -246,7 +246,16 @@ class FakeBackends:
     def statuses(self) -> Sequence[BackendStatus]:
         """List their states."""
         return [
-            BackendStatus(name, "drained" if name in self.drained else "up", 3)
+            BackendStatus(
+                name,
+                "drained" if name in self.drained else "up",
+                3,
+                breaker="half_open",
+                ejected=True,
+                times_opened=4,
+                share_percent=55,
+                latency_ms=120,
+            )
             for name in self.names
         ]
 

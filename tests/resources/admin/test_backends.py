@@ -15,6 +15,11 @@ GPU_A = {
     "reason": "",
     "weight": 2,
     "models": ["qwen-*"],
+    "breaker": "half_open",
+    "ejected": True,
+    "times_opened": 4,
+    "share_percent": 55,
+    "latency_ms": 120,
 }
 
 

@@ -1,0 +1,64 @@
+"""One request's place at one backend."""
+
+from __future__ import annotations
+
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from llmproxy.backends.state import BackendState
+from llmproxy.interfaces import IBackendLease, IProgress
+from llmproxy.values import Evidence
+
+
+class LeaseReleasedTwice(AssertionError):
+    """A lease was given back a second time: a bug of ours, in whoever held it."""
+
+
+@implementer(IBackendLease)
+class Lease:
+    """Counts a request at its backend, and passes on what it shows of it.
+
+    It holds the identity and the client that it began with, whatever becomes of the configuration.
+
+    Args:
+        state: The backend's.
+        clock: Of latencies and evidence.
+        now_s: The time, on that clock.
+    """
+
+    __slots__ = ("_began_s", "_clock", "_released", "_state", "backend", "client")
+
+    def __init__(self, state: BackendState, clock: IReactorTime, now_s: float) -> None:
+        self.backend = state.identity
+        self.client = state.client
+        self._state = state
+        self._clock = clock
+        self._began_s = now_s
+        self._released = False
+        state.in_flight += 1
+        if not state.breaker.is_closed:
+            state.breaker.begin(self, now_s)
+
+    def __repr__(self) -> str:
+        return f"<lease of {self.backend.name}{' (released)' if self._released else ''}>"
+
+    def answering(self, progress: IProgress) -> None:
+        """Take note of the answer's first byte; see `IBackendLease`."""
+        state = self._state
+        state.answers[self] = progress
+        now_s = self._clock.seconds()
+        state.latency.observe(now_s - self._began_s, now_s)
+
+    def report(self, evidence: Evidence) -> None:
+        """Say what the request showed; see `IBackendLease`."""
+        self._state.observe(self, evidence, self._clock.seconds())
+
+    def release(self) -> None:
+        """Give the slot back; see `IBackendLease`."""
+        if self._released:
+            raise LeaseReleasedTwice(f"the lease of {self.backend.name!r} was already released")
+        self._released = True
+        state = self._state
+        state.in_flight -= 1
+        state.answered(self)
+        state.breaker.end(self)
