@@ -124,10 +124,9 @@ class BackendDirectory:
             candidates = [state for state in candidates if state.name not in tried]
         if not candidates:
             raise NoBackend
-        chosen = candidates[0]
-        if len(candidates) > 1:
-            chosen = cast(BackendState, self._strategy.choose(candidates, now_s, affinity))
-        return Lease(chosen, self._clock, now_s)
+        # Also when there is but one: whoever counts turns must know of all of them.
+        chosen = self._strategy.choose(candidates, now_s, affinity)
+        return Lease(cast(BackendState, chosen), self._clock, now_s)
 
     def _left_in(self, route: ModelRoute, now_s: float) -> Sequence[BackendState]:
         """Give those that can take requests now, and that breakers do not leave out."""

@@ -307,6 +307,7 @@ class TestBreakers:
     def test_half_open_takes_one(self) -> None:
         """One request goes there; while it is out no other does."""
         self.fail("a")
+        assert self.names(2) == "bc"
         self.clock.advance(30.0)
         probe = self.there.acquire(ROUTE, frozenset(), no_affinity)
         assert probe.backend.name == "a"
@@ -314,9 +315,19 @@ class TestBreakers:
         probe.release()
         assert self.names(1) == "a", "who was cancelled gave the probe back"
 
+    def test_turns_are_counted_while_others_are_out(self) -> None:
+        """Who was the only one left had a turn like any other."""
+        self.there.drain("c")
+        assert self.names(1) == "a"
+        self.fail("a")
+        assert self.names(3) == "bbb"
+        self.clock.advance(30.0)
+        assert self.names(1) == "a"
+
     def test_closes_and_starts_slowly(self) -> None:
         """A good probe closes it, with a tenth of its weight."""
         self.fail("a")
+        assert self.names(2) == "bc"
         self.clock.advance(30.0)
         probe = self.there.acquire(ROUTE, frozenset(), no_affinity)
         probe.report("good")
