@@ -458,6 +458,36 @@ class NoBackend(GatewayError):
     default_retry_after_s = 5
 
 
+class BackendsFull(GatewayError):
+    """Every backend that could take the request works on as many as it may; there is a queue."""
+
+    status = 503
+    type = "overloaded_error"
+    code = "queue_full"
+    message = "All inference servers for this model are busy."
+    default_retry_after_s = 1
+
+
+class QueueFull(BackendsFull):
+    """As many requests wait for the model as may."""
+
+
+class QueueTimeout(BackendsFull):
+    """No backend had room for the request in ``routing.queue.max_wait``."""
+
+    code = "queue_timeout"
+
+
+class Overloaded(GatewayError):
+    """The gateway itself has more to do than it can; turned away before anything is done for it."""
+
+    status = 503
+    type = "overloaded_error"
+    code = "overloaded"
+    message = "This gateway is busy."
+    default_retry_after_s = 1
+
+
 class MemoryBudgetSpent(GatewayError):
     """All request bodies together are over ``server.max_inflight_bytes``."""
 

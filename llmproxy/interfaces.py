@@ -399,10 +399,14 @@ class IBackendLease(Interface):
         on is looked up in ``progress`` when somebody must know, until the lease is released.
         """
 
-    def report(evidence: Evidence) -> None:
+    def report(evidence: Evidence, rest_s: float = 0.0) -> None:
         """Say what the request showed of the backend; at most once, before `release`.
 
         Without it, as when the client left, the request showed nothing.
+
+        Args:
+            evidence: What it showed.
+            rest_s: How long the backend asks to be left alone.
         """
 
     def release() -> None:
@@ -432,6 +436,28 @@ class IRouter(Interface):
 
         Raises:
             NoBackend: There is none.
+            BackendsFull: There are some, but each works on as many requests as it may.
+        """
+
+    def wait(
+        route: ModelRoute,
+        tried: frozenset[str],
+        affinity: Callable[[], bytes],
+        key: str,
+        cost: float,
+    ) -> Deferred[IBackendLease]:
+        """Wait until a backend has room; after `acquire` found them full.
+
+        Args:
+            route: As above, and so the next two.
+            tried: Names.
+            affinity: As in `IStrategy.choose`.
+            key: Whose request it is: keys take turns.
+            cost: What it will take of the backend, in tokens: who asks for more has fewer turns.
+
+        Returns:
+            A Deferred of the lease. It fails with `QueueFull`, `QueueTimeout`, or `NoBackend` when
+            there is nobody left to wait for. Cancelling it ends the waiting.
         """
 
 

@@ -24,6 +24,7 @@ from llmproxy.auth.throttle import FailureThrottle
 from llmproxy.backends.directory import BackendDirectory
 from llmproxy.backends.identity import make_backend
 from llmproxy.backends.model_lists import ModelLists
+from llmproxy.backends.queue import BackendQueue
 from llmproxy.balancing.strategies import make_strategy
 from llmproxy.channel import EdgeLimits
 from llmproxy.config.model import Config
@@ -38,6 +39,7 @@ from llmproxy.logs.runtime import make_observer
 from llmproxy.proxy.admission import Admission
 from llmproxy.proxy.budget import ByteBudget
 from llmproxy.proxy.exchange import DataPath, Exchange
+from llmproxy.proxy.tries import RetryRules
 from llmproxy.resources.records import record_of, record_of_refusal
 from llmproxy.resources.root import CrossOrigin, make_root
 from llmproxy.rights import Rights
@@ -50,6 +52,7 @@ from llmproxy.vitals.breaker import BreakerSettings
 from llmproxy.wire.backoff import Backoff
 from llmproxy.wire.fields import FieldRules
 from llmproxy.wire.forwarded import TrustedProxies
+from llmproxy.wire.retry_budget import RetryBudget
 
 ADMIN_CONNECTIONS = 256
 """Open connections of administrators; more are closed."""
@@ -127,7 +130,9 @@ class Gateway(MultiService):
             ),
             max_ejected_percent=routing.breaker.max_ejected,
             slow_start_s=routing.slow_start,
+            queue=BackendQueue(routing.queue.max_waiting, routing.queue.max_wait, reactor),
             models=config.models,
+            fallback=routing.fallback,
             created=int(time.time()),
         )
         ModelLists(
@@ -179,11 +184,14 @@ class Gateway(MultiService):
             admission=admission,
             router=self.directory,
             rules=rules,
-            backoff=Backoff(
-                max_retries=retry.max_retries if retry.enabled else 0,
-                initial_wait_s=retry.initial_wait,
-                max_wait_s=retry.max_wait,
-                multiplier=retry.multiplier,
+            retries=RetryRules(
+                Backoff(
+                    max_retries=retry.max_retries if retry.enabled else 0,
+                    initial_wait_s=retry.initial_wait,
+                    max_wait_s=retry.max_wait,
+                    multiplier=retry.multiplier,
+                ),
+                RetryBudget(retry.budget / 100),
             ),
             reporters=reporters,
             clock=reactor,

@@ -156,6 +156,7 @@ class ModelRoute:
         first_byte_timeout_s: Overrides the backend's; None: the backend's.
         context: Context window in tokens; None: not configured.
         output: Longest answer in tokens; None: not configured.
+        fallback: Ids of models to try, in order, when no backend can take it.
     """
 
     model_id: str
@@ -164,6 +165,7 @@ class ModelRoute:
     first_byte_timeout_s: float | None = None
     context: int | None = None
     output: int | None = None
+    fallback: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -184,6 +186,7 @@ class Backend:
         stall_timeout_s: Longest silence between two pieces.
         timeout_s: Whole request; 0: none.
         inject_usage: Whether it may be asked for usage that the client did not ask for.
+        max_concurrent: How many requests it may work on at once; 0: as many as come.
     """
 
     name: str
@@ -197,6 +200,7 @@ class Backend:
     stall_timeout_s: float = 120.0
     timeout_s: float = 0.0
     inject_usage: bool = True
+    max_concurrent: int = 0
 
 
 @attrs.frozen

@@ -10,14 +10,22 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 import attrs
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from llmproxy.backends.lease import Lease
-from llmproxy.backends.models import ConfiguredModels, ListedModel, is_literal, matches_any
+from llmproxy.backends.models import (
+    ConfiguredModels,
+    ListedModel,
+    fallbacks,
+    is_literal,
+    matches_any,
+)
+from llmproxy.backends.queue import BackendQueue
 from llmproxy.backends.state import BackendState, Health
 from llmproxy.config.model import Model
-from llmproxy.errors import ModelNotAllowed, ModelNotFound, NoBackend
+from llmproxy.errors import BackendsFull, ModelNotAllowed, ModelNotFound, NoBackend
 from llmproxy.interfaces import (
     IBackendActivity,
     IBackendControl,
@@ -53,7 +61,9 @@ class BackendDirectory:
         breaker: When breakers open, and for how long.
         max_ejected_percent: Most of those that could take a request that breakers may leave out.
         slow_start_s: How long a backend that is back starts slowly; 0: it does not.
+        queue: Where requests wait for backends that are full.
         models: The section ``models``; empty: clients see what the backends serve.
+        fallback: Ids of models to try for every model, after its own.
         created: The time that model cards show, seconds since the epoch.
     """
 
@@ -66,7 +76,9 @@ class BackendDirectory:
         breaker: BreakerSettings,
         max_ejected_percent: float,
         slow_start_s: float,
+        queue: BackendQueue,
         models: Sequence[Model] = (),
+        fallback: Sequence[str] = (),
         created: int = 0,
     ) -> None:
         self._states = {
@@ -76,7 +88,13 @@ class BackendDirectory:
         self._strategy = strategy
         self._clock = clock
         self._max_ejected_percent = max_ejected_percent
-        self._models = ConfiguredModels(models, created)
+        self._queue = queue
+        self._capped = any(identity.max_concurrent for identity, _ in backends)
+        if self._capped:
+            for state in self._states.values():
+                state.on_room = self._look
+        self._fallback = tuple(fallback)
+        self._models = ConfiguredModels(models, created, fallback)
         self._created = created
         # What `route` found, until a backend lists other models: clients ask for few names.
         self._routes: dict[str, ModelRoute] = {}
@@ -109,7 +127,9 @@ class BackendDirectory:
             return self._models.resolve(model)
         if not any(state.serves(model) for state in self._states.values()):
             return None
-        route = ModelRoute(model_id=model, upstream_model=model)
+        route = ModelRoute(
+            model_id=model, upstream_model=model, fallback=fallbacks(model, self._fallback)
+        )
         if len(self._routes) < _MAX_ROUTES and len(model) <= _LONGEST_NAME:
             self._routes[model] = route
         return route
@@ -124,9 +144,36 @@ class BackendDirectory:
             candidates = [state for state in candidates if state.name not in tried]
         if not candidates:
             raise NoBackend
+        if self._capped:
+            candidates = [state for state in candidates if state.has_room]
+            if not candidates:
+                raise BackendsFull
         # Also when there is but one: whoever counts turns must know of all of them.
         chosen = self._strategy.choose(candidates, now_s, affinity)
         return Lease(cast(BackendState, chosen), self._clock, now_s)
+
+    def wait(
+        self,
+        route: ModelRoute,
+        tried: frozenset[str],
+        affinity: Callable[[], bytes],
+        key: str,
+        cost: float,
+    ) -> Deferred[IBackendLease]:
+        """Wait until a backend has room; see `IRouter`."""
+
+        def take() -> IBackendLease | None:
+            try:
+                return self.acquire(route, tried, affinity)
+            except BackendsFull:
+                return None
+
+        return self._queue.wait(route.model_id, key, cost, take)
+
+    def _look(self) -> None:
+        """There may be room for those that wait, or nobody left to wait for."""
+        if self._queue.waiting:
+            self._queue.look()
 
     def _left_in(self, route: ModelRoute, now_s: float) -> Sequence[BackendState]:
         """Give those that can take requests now, and that breakers do not leave out."""
@@ -136,7 +183,11 @@ class BackendDirectory:
             if not state.settled:
                 state.look(now_s)
                 settled = settled and state.settled
-        return pool if settled else left_in(pool, self._max_ejected_percent, now_s)
+        if settled:
+            return pool
+        left = left_in(pool, self._max_ejected_percent, now_s)
+        # Those that asked to be left alone are, as long as there is anybody else.
+        return [state for state in left if not state.rests(now_s)] or left
 
     def _pool(self, route: ModelRoute) -> Sequence[BackendState]:
         return [
@@ -217,6 +268,7 @@ class BackendDirectory:
     def drain(self, name: str) -> None:
         """Give a backend no further requests; see `IBackendControl`."""
         self._states[name].drained = True
+        self._look()
 
     def enable(self, name: str) -> None:
         """Undo `drain`; see `IBackendControl`."""
@@ -224,6 +276,7 @@ class BackendDirectory:
         if state.drained:
             state.drained = False
             state.start_slowly(self._clock.seconds())
+        self._look()
 
     # IBackendActivity
 
@@ -240,6 +293,7 @@ class BackendDirectory:
             KeyError: There is no such backend, or no such state.
         """
         self._states[name].set_health(_HEALTH[state], reason, self._clock.seconds())
+        self._look()
 
     def set_listed(self, name: str, listed: Sequence[ListedModel]) -> None:
         """Set what a backend's own list says.
@@ -252,6 +306,7 @@ class BackendDirectory:
             models.setdefault(model.id, model)
         self._states[name].listed = models
         self._routes.clear()
+        self._look()
 
 
 def _leads_to(route: ModelRoute, state: BackendState) -> bool:

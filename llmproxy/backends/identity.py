@@ -60,6 +60,7 @@ def make_backend(config: BackendConfig, url: bytes | None = None) -> Backend:
         stall_timeout_s=config.stall_timeout,
         timeout_s=config.timeout,
         inject_usage=config.inject_usage,
+        max_concurrent=config.max_concurrent,
     )
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from llmproxy.backends.state import BackendState
 from llmproxy.interfaces import IBackendLease, IProgress
 from llmproxy.values import Evidence
+
+LONGEST_REST_S: Final = 60.0
+"""However long a backend asks to be left alone: health checks and others find out sooner."""
 
 
 class LeaseReleasedTwice(AssertionError):
@@ -49,9 +54,12 @@ class Lease:
         now_s = self._clock.seconds()
         state.latency.observe(now_s - self._began_s, now_s)
 
-    def report(self, evidence: Evidence) -> None:
+    def report(self, evidence: Evidence, rest_s: float = 0.0) -> None:
         """Say what the request showed; see `IBackendLease`."""
-        self._state.observe(self, evidence, self._clock.seconds())
+        now_s = self._clock.seconds()
+        self._state.observe(self, evidence, now_s)
+        if rest_s:
+            self._state.rest(now_s + min(rest_s, LONGEST_REST_S))
 
     def release(self) -> None:
         """Give the slot back; see `IBackendLease`."""
@@ -62,3 +70,5 @@ class Lease:
         state.in_flight -= 1
         state.answered(self)
         state.breaker.end(self)
+        if state.on_room is not None:
+            state.on_room()

@@ -40,6 +40,11 @@ def is_literal(glob: str) -> bool:
     return not any(sign in glob for sign in "*?[")
 
 
+def fallbacks(model_id: str, wanted: Sequence[str]) -> tuple[str, ...]:
+    """Give the models to try for another: each once, and never that one itself."""
+    return tuple(name for name in dict.fromkeys(wanted) if name != model_id)
+
+
 class ConfiguredModels:
     """The section ``models``: the names that clients use, and where each leads.
 
@@ -47,9 +52,10 @@ class ConfiguredModels:
         models: The section; an id stands before an alias of the same name, an earlier alias before
             a later one.
         created: What the cards give as their time, seconds since the epoch.
+        fallback: Tried for every model, after its own.
     """
 
-    def __init__(self, models: Sequence[Model], created: int) -> None:
+    def __init__(self, models: Sequence[Model], created: int, fallback: Sequence[str] = ()) -> None:
         self._routes: dict[str, ModelRoute] = {}
         self._cards: list[tuple[ModelCard, ModelRoute]] = []
         for model in models:
@@ -60,6 +66,7 @@ class ConfiguredModels:
                 first_byte_timeout_s=model.first_byte_timeout,
                 context=model.context,
                 output=model.output,
+                fallback=fallbacks(model.id, (*model.fallback, *fallback)),
             )
             self._routes.setdefault(model.id, route)
             card = ModelCard(

@@ -6,6 +6,7 @@ nothing and has no clock.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import attrs
@@ -38,12 +39,13 @@ class BackendState:
         reason: What the last failed check said; empty when it is up.
         drained: Whether an administrator keeps new requests away from it.
         listed: What its own list says; None while that is not known.
+        on_room: Called when there may be room for another request; None: nobody waits for that.
         answers: The answers that are coming, by the request that they answer.
         name: Its identity's name, where strategies look for it.
         full_weight: Likewise its weight.
         weight: What counts of that now.
-        settled: Whether requests go there as they always did: the breaker is closed, and nothing
-            starts slowly. Then nobody need look further.
+        settled: Whether requests go there as they always did: the breaker is closed, nothing starts
+            slowly, and it did not ask to be left alone. Then nobody need look further.
     """
 
     _log = Logger()
@@ -58,12 +60,14 @@ class BackendState:
     reason: str = attrs.field(default="", init=False)
     drained: bool = attrs.field(default=False, init=False)
     listed: dict[str, ListedModel] | None = attrs.field(default=None, init=False, repr=False)
+    on_room: Callable[[], None] | None = attrs.field(default=None, init=False, repr=False)
     answers: dict[object, IProgress] = attrs.field(factory=dict, init=False, repr=False)
     name: str = attrs.field(init=False, repr=False)
     full_weight: int = attrs.field(init=False, repr=False)
     weight: float = attrs.field(init=False, repr=False)
     settled: bool = attrs.field(default=True, init=False, repr=False)
     _last_piece_s: float = attrs.field(default=float("-inf"), init=False, repr=False)
+    _rests_until_s: float = attrs.field(default=float("-inf"), init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self.name = self.identity.name
@@ -79,6 +83,16 @@ class BackendState:
         if globs:
             return matches_any(model, globs)
         return self.listed is None or model in self.listed
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it may work on one request more."""
+        most = self.identity.max_concurrent
+        return not most or self.in_flight < most
+
+    def rests(self, now_s: float) -> bool:
+        """Say whether it asked to be left alone for now."""
+        return now_s < self._rests_until_s
 
     def latency_s(self, now_s: float) -> float | None:
         """Say how long its answers take to begin, lately; see `ICandidate`."""
@@ -99,7 +113,12 @@ class BackendState:
             self.observe(probe, "good", now_s)
         share = self.slow_start.share(now_s)
         self.weight = self.full_weight if share == 1.0 else self.full_weight * share
-        self.settled = share == 1.0 and self.breaker.is_closed
+        self.settled = share == 1.0 and self.breaker.is_closed and not self.rests(now_s)
+
+    def rest(self, until_s: float) -> None:
+        """Take note that it asked to be left alone until then."""
+        self._rests_until_s = max(self._rests_until_s, until_s)
+        self.settled = False
 
     def start_slowly(self, now_s: float) -> None:
         """Count little for a while: it is new, or back."""

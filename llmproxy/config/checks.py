@@ -112,6 +112,19 @@ def _check_models(config: Config, findings: Findings) -> None:
         for position, name in enumerate(model.backends):
             path: KeyPath = ("models", index, "backends", position)
             check_reference(findings, path, name, known, ("backends",), "the name of a backend")
+    ids = [model.id for model in config.models]
+    wanted: list[tuple[KeyPath, str]] = [
+        (("models", index, "fallback", position), name)
+        for index, model in enumerate(config.models)
+        for position, name in enumerate(model.fallback)
+    ]
+    if ids and not findings.suspect(("models",)):
+        wanted += [
+            (("routing", "fallback", position), name)
+            for position, name in enumerate(config.routing.fallback)
+        ]
+    for path, name in wanted:
+        check_reference(findings, path, name, ids, ("models",), "the id of a model")
 
 
 def _check_health(config: Config, findings: Findings) -> None:

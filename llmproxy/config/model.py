@@ -110,7 +110,7 @@ class Backend:
     api_key_file: str = setting("file to read api_key from", "")
     headers: Mapping[str, str] = setting("further headers to send", factory=dict, secret=True)
     max_concurrent: int = setting(
-        "requests at once, 0: no cap", 0, only=(0,), later="a cap with a fair queue", minimum=0
+        "requests at once, 0: no cap; over it requests wait in the queue", 0, minimum=0
     )
     connect_timeout: Duration = setting("TCP and TLS handshake", Duration(5.0))
     first_byte_timeout: Duration = setting(
@@ -132,9 +132,7 @@ class Model:
     upstream_model: str = setting("name sent to the backend; empty: the id", "")
     aliases: tuple[str, ...] = setting("other names that clients may use", ())
     backends: tuple[str, ...] = setting("names of backends; empty: by backends[].models", ())
-    fallback: tuple[str, ...] = setting(
-        "models to try when no backend can take it", (), only=((),), later="model fallback"
-    )
+    fallback: tuple[str, ...] = setting("models to try when no backend can take it", ())
     context: int | None = setting("context window in tokens, published to clients", None, minimum=1)
     output: int | None = setting("longest answer in tokens, published to clients", None, minimum=1)
     first_byte_timeout: Duration | None = setting("overrides the backend's", None)
@@ -149,6 +147,7 @@ class Retry:
     initial_wait: Duration = setting("before a backend is tried a second time", Duration(0.1))
     max_wait: Duration = setting("longest of these waits", Duration(2.0))
     multiplier: float = setting("each wait is so much longer than the last", 2.0, minimum=1)
+    budget: Percent = setting("further tries, as a share of the requests", Percent(20.0))
 
 
 @attrs.frozen(kw_only=True)
@@ -166,6 +165,14 @@ class Breaker:
 
 
 @attrs.frozen(kw_only=True)
+class Queue:
+    """``routing.queue``: requests that wait for room at a backend."""
+
+    max_waiting: int = setting("so many may wait for each model", 1000, minimum=0)
+    max_wait: Duration = setting("each may wait so long; 0: as long as its client", Duration(60.0))
+
+
+@attrs.frozen(kw_only=True)
 class Routing:
     """``routing``: which backend takes a request."""
 
@@ -177,6 +184,8 @@ class Routing:
     slow_start: Duration = setting(
         "how long a backend that is back gets less than its share, 0: it does not", Duration(30.0)
     )
+    queue: Queue = setting("requests that wait for room, fair between keys", factory=Queue)
+    fallback: tuple[str, ...] = setting("models to try for every model, after its own", ())
 
 
 @attrs.frozen(kw_only=True)
@@ -262,8 +271,6 @@ LATER_KEYS: Mapping[type, Mapping[str, str]] = {
         "client_ca_file": "client certificates",
         "client_auth": "client certificates",
     },
-    Retry: {"budget": "a retry budget"},
-    Routing: {"queue": "queues", "fallback": "model fallback"},
     Logging: {"request": "a log of request bodies"},
 }
 """Keys of the contract, by the class that will hold them, that are refused likewise."""

@@ -139,8 +139,6 @@ def _key_reader(
 def _shown_choice(choice: Any) -> str:
     if isinstance(choice, bool):
         return str(choice).lower()
-    if isinstance(choice, tuple):
-        return f"[{', '.join(map(str, choice))}]"
     return str(choice)
 
 

@@ -36,6 +36,7 @@ class Admitted:
         body: Counts against the budget until `Admission.release`.
         body_bytes: Its size, still known after the release.
         prompt_tokens: An estimate of its prompt.
+        tokens: That, and its longest answer.
         grant: What the limits gave; to be settled.
     """
 
@@ -43,6 +44,7 @@ class Admitted:
     body: bytes = attrs.field(default=b"", repr=False)
     body_bytes: int = 0
     prompt_tokens: int = 0
+    tokens: int = 0
     grant: IGrant | None = None
     facts: RequestFacts | None = None
     route: ModelRoute | None = None
@@ -110,7 +112,7 @@ class Admission:
         admitted.facts = facts = read_facts(admitted.body)
         admitted.route = route = self.router.route(facts.model, principal)
         admitted.prompt_tokens = prompt_tokens = estimate_prompt(admitted.body_bytes, route.context)
-        tokens = prompt_tokens + longest_answer(facts.max_tokens, route.output)
+        admitted.tokens = tokens = prompt_tokens + longest_answer(facts.max_tokens, route.output)
         admitted.grant = await self.limiter.acquire(Demand(principal, route.model_id, tokens))
 
     def release(self, admitted: Admitted) -> None:

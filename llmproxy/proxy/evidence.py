@@ -41,7 +41,9 @@ def report_failure(lease: IBackendLease, error: GatewayError | RelayBroken) -> N
         lease.report("bad")
 
 
-async def relayed(relay: Relay, meter: Meter, lease: IBackendLease, evidence: Evidence) -> None:
+async def relayed(
+    relay: Relay, meter: Meter, lease: IBackendLease, evidence: Evidence, rest_s: float
+) -> None:
     """Wait for a relay's end, and tell the lease what the answer showed.
 
     Cancelling cuts the relay. A client that leaves once it has all, as many do at ``[DONE]``, has
@@ -52,6 +54,7 @@ async def relayed(relay: Relay, meter: Meter, lease: IBackendLease, evidence: Ev
         meter: Knows whether the answer was as good as whole.
         lease: Of the backend that answers.
         evidence: What the answer shows if it is whole.
+        rest_s: How long it asks the backend to be left alone.
 
     Raises:
         RelayBroken: The answer broke off.
@@ -64,6 +67,6 @@ async def relayed(relay: Relay, meter: Meter, lease: IBackendLease, evidence: Ev
         raise
     except CancelledError:
         if evidence == "bad" or meter.done:
-            lease.report(evidence)
+            lease.report(evidence, rest_s)
         raise
-    lease.report(evidence)
+    lease.report(evidence, rest_s)

@@ -16,7 +16,6 @@ from typing import Any
 import attrs
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.web.iweb import UNKNOWN_LENGTH
 
@@ -25,23 +24,21 @@ from llmproxy.errors import (
     GatewayError,
     GatewayTimeout,
     InternalError,
-    NoBackend,
     RelayBroken,
-    ReusedConnectionDied,
     UpstreamError,
 )
 from llmproxy.interfaces import IBackendLease, IClientRequest, IReporter, IRouter
 from llmproxy.proxy.admission import Admission, Admitted
 from llmproxy.proxy.answer import prepare_answer
 from llmproxy.proxy.attempt import Answering, Attempt, Outbound
-from llmproxy.proxy.evidence import evidence_of, relayed, report_failure
+from llmproxy.proxy.evidence import evidence_of, relayed
 from llmproxy.proxy.flow import Flow
 from llmproxy.proxy.meter import Meter, make_meter
 from llmproxy.proxy.relay import Relay
+from llmproxy.proxy.tries import BUSY, Asking, RetryRules, Tries, rest_of
 from llmproxy.timeouts import Timeouts
-from llmproxy.values import Backend, MeterReading, Outcome, TriedBackend, UsageRecord
+from llmproxy.values import Backend, MeterReading, ModelRoute, Outcome, UsageRecord
 from llmproxy.wire.affinity import affinity_of
-from llmproxy.wire.backoff import Backoff
 from llmproxy.wire.estimate import spent_tokens
 from llmproxy.wire.fields import Caller, FieldRules, encode_fields
 from llmproxy.wire.request_id import new_id
@@ -60,7 +57,7 @@ class DataPath:
         admission: Lets requests in.
         router: Chooses backends.
         rules: Rewrite header fields.
-        backoff: When and how often another try may follow.
+        retries: When another try may follow.
         reporters: Take the records.
         clock: Of all durations.
         timeouts: Of waiting for answers' heads.
@@ -75,7 +72,7 @@ class DataPath:
     admission: Admission
     router: IRouter
     rules: FieldRules
-    backoff: Backoff
+    retries: RetryRules
     reporters: Sequence[IReporter]
     clock: IReactorTime
     timeouts: Timeouts
@@ -101,7 +98,6 @@ class Exchange:
 
     Attributes:
         state: One of these.
-        attempts: How many tries were made.
     """
 
     _log = Logger()
@@ -111,10 +107,7 @@ class Exchange:
         self._request = request
         self._admitted = Admitted()
         self._began_s = path.now()
-        self._lease: IBackendLease | None = None
-        self._backend_name = ""
-        self._tried: list[TriedBackend] = []
-        self._first_attempt_s: float | None = None
+        self._tries = Tries(path.router, path.retries, path.clock, path.now)
         self._relay: Relay | None = None
         self._meter: Meter | None = None
         self._status = 0
@@ -125,10 +118,9 @@ class Exchange:
         self._flow: Flow | None = None
         self._cut_by: GatewayError | None = None
         self.state = "admitting"
-        self.attempts = 0
 
     def __repr__(self) -> str:
-        return f"<Exchange {self._request.request_id} {self.state} attempts={self.attempts}>"
+        return f"<Exchange {self._request.request_id} {self.state} {self._tries!r}>"
 
     def start(self) -> None:
         """Run to the end; nothing is raised, all is concluded."""
@@ -188,80 +180,41 @@ class Exchange:
         path, request, admitted = self._path, self._request, self._admitted
         await path.admission.admit(request, admitted)
         self.state = "attempting"
-        answering = await self._attempt_until_head()
+        assert admitted.route is not None
+        answering = await self._tries.head(
+            Asking(
+                route=admitted.route,
+                principal=admitted.principal,
+                affinity=self._affinity,
+                cost=admitted.tokens,
+                attempt=self._attempt,
+            )
+        )
         if not path.keeps_bodies:
             # The body is not sent again from here on: a long stream does not hold its prompt.
             path.admission.release(admitted)
         self.state = "relaying"
         await self._relay_body(answering)
 
-    def _outbound(self) -> Outbound:
-        admitted = self._admitted
-        facts, route = admitted.facts, admitted.route
+    def _attempt(self, lease: IBackendLease, route: ModelRoute) -> Attempt:
+        """Make a try at a backend, for the model of a route."""
+        path, request, admitted = self._path, self._request, self._admitted
+        facts = admitted.facts
         assert facts is not None
-        assert route is not None
-        return Outbound(
-            method=self._request.method.decode("ascii"),
-            target=self._request.uri,
+        outbound = Outbound(
+            method=request.method.decode("ascii"),
+            target=request.uri,
             body=admitted.body,
             model=route.upstream_model if route.upstream_model != facts.model else None,
             wants_usage=(
                 facts.stream
                 and facts.include_usage is not True
-                and self._request.path in USAGE_ON_REQUEST
+                and request.path in USAGE_ON_REQUEST
             ),
             first_byte_timeout_s=route.first_byte_timeout_s,
         )
-
-    async def _attempt_until_head(self) -> Answering:
-        """Try backends until one answers, as far as the retry rules go.
-
-        Raises:
-            GatewayError: None did.
-        """
-        path, admitted = self._path, self._admitted
-        route = admitted.route
-        assert route is not None
-        outbound = self._outbound()
-        tried: set[str] = set()
-        failure: GatewayError | None = None
-        waits = 0
-        while True:
-            try:
-                lease = path.router.acquire(route, frozenset(tried), self._affinity)
-            except NoBackend:
-                if failure is None:
-                    raise
-                if not tried:
-                    raise failure from None
-                # All were tried: wait a little, then go round again.
-                await deferLater(path.clock, path.backoff.wait_s(waits), lambda: None)
-                waits += 1
-                tried.clear()
-                continue
-            self._lease, self._backend_name = lease, lease.backend.name
-            self.attempts += 1
-            if self._first_attempt_s is None:
-                self._first_attempt_s = path.clock.seconds()
-            attempt = Attempt(
-                path.clock,
-                path.timeouts,
-                lease,
-                outbound,
-                self._upstream_fields(lease),
-                path.make_body,
-            )
-            try:
-                return await attempt.head()
-            except GatewayError as error:
-                report_failure(lease, error)
-                self._release()
-                self._tried.append(TriedBackend(lease.backend.name, error.code))
-                failure = error.with_traceback(None)  # its frames would hold the body
-                if not error.retryable or not path.backoff.allows(self.attempts):
-                    raise
-                if not isinstance(error, ReusedConnectionDied):
-                    tried.add(lease.backend.name)
+        fields = self._upstream_fields(lease)
+        return Attempt(path.clock, path.timeouts, lease, outbound, fields, path.make_body)
 
     def _affinity(self) -> bytes:
         admitted = self._admitted
@@ -291,7 +244,7 @@ class Exchange:
 
     async def _relay_body(self, answering: Answering) -> None:
         path, request, response = self._path, self._request, answering.response
-        lease = self._lease
+        lease = self._tries.lease
         assert lease is not None
         fields = response.fields
         named = dict(fields)
@@ -326,23 +279,19 @@ class Exchange:
         response.deliverBody(self._relay)
         self._relay.watch()
         evidence = evidence_of(response.code, b"retry-after" in named)
-        await relayed(self._relay, self._meter, lease, evidence)
+        rest_s = rest_of(fields, path.now()) if response.code in BUSY else 0.0
+        await relayed(self._relay, self._meter, lease, evidence, rest_s)
 
     def _answer(self, error: GatewayError) -> None:
         self._status, self._error_code = error.status, error.code
         self._answered_bytes, self._tell_end = prepare_answer(self._request, error)
-
-    def _release(self) -> None:
-        lease, self._lease = self._lease, None
-        if lease is not None:
-            lease.release()
 
     def _conclude(self, outcome: Outcome) -> None:
         """Give back what was taken, and report."""
         assert self.state != "concluded"
         self.state = "concluded"
         admitted = self._admitted
-        self._release()
+        self._tries.release()
         self._path.running.discard(self)
         record = self._record(outcome)
         self._path.admission.release(admitted)
@@ -362,12 +311,14 @@ class Exchange:
 
     def _record(self, outcome: Outcome) -> UsageRecord:
         path, request, admitted, relay = self._path, self._request, self._admitted, self._relay
+        tries = self._tries
         ended_s = path.clock.seconds()
         reading = MeterReading() if self._meter is None else self._meter.reading(outcome == "ok")
         first_s = None if relay is None else relay.first_piece_s
-        queued_until_s = self._first_attempt_s
+        queued_until_s = tries.first_at_s
         session, parent = read_session(request.header)
         facts, route = admitted.facts, admitted.route
+        served = tries.route or route
         return UsageRecord(
             id=new_id(self._began_s, path.random_bytes(10)),
             time=self._began_s,
@@ -379,8 +330,8 @@ class Exchange:
             key_name=admitted.principal.key_name,
             user_id=admitted.principal.user_id,
             model=route.model_id if route else facts.model if facts else "",
-            upstream_model=route.upstream_model if route else "",
-            backend=self._backend_name,
+            upstream_model=served.upstream_model if served else "",
+            backend=tries.backend_name,
             stream=facts.stream if facts else False,
             usage=reading.usage,
             usage_source=reading.usage_source,
@@ -394,8 +345,8 @@ class Exchange:
             first_byte_ms=None if first_s is None else (first_s - request.started_s) * 1000,
             duration_ms=(ended_s - request.started_s) * 1000,
             queue_ms=0.0 if queued_until_s is None else (queued_until_s - request.started_s) * 1000,
-            attempts=self.attempts,
-            tried=tuple(self._tried),
+            attempts=tries.count,
+            tried=tuple(tries.failed),
             bytes_in=admitted.body_bytes,
             bytes_out=self._answered_bytes + (0 if relay is None else relay.bytes_out),
             client_ip=request.client_ip,

@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from llmproxy.backends.directory import BackendDirectory
+from llmproxy.backends.queue import BackendQueue
 from llmproxy.backends.state import BackendState
 from llmproxy.balancing.round_robin import RoundRobin
 from llmproxy.config.model import Model
@@ -72,6 +73,9 @@ def make_directory(
     models: Sequence[Model] = (),
     strategy: IStrategy | None = None,
     max_ejected_percent: float = 50.0,
+    max_waiting: int = 10,
+    max_wait_s: float = 60.0,
+    fallback: Sequence[str] = (),
 ) -> BackendDirectory:
     """Make a directory that goes round, of backends like those of `make_state`."""
     return BackendDirectory(
@@ -81,7 +85,9 @@ def make_directory(
         breaker=BREAKER,
         max_ejected_percent=max_ejected_percent,
         slow_start_s=SLOW_START_S,
+        queue=BackendQueue(max_waiting, max_wait_s, clock),
         models=models,
+        fallback=fallback,
         created=7,
     )
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import attrs
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from llmproxy.backends.directory import BackendDirectory
+from llmproxy.backends.lease import LONGEST_REST_S
 from llmproxy.backends.models import ListedModel
 from llmproxy.config.model import Model
 from llmproxy.config.setting import Duration
-from llmproxy.errors import ModelNotAllowed, ModelNotFound, NoBackend
+from llmproxy.errors import BackendsFull, ModelNotAllowed, ModelNotFound, NoBackend
 from llmproxy.interfaces import (
     IBackendActivity,
     IBackendLease,
@@ -561,3 +565,137 @@ class TestStatuses:
         acquired(there, ModelRoute("m", "m"))
         there.set_health("b", "down", "refused")
         assert repr(there) == "<BackendDirectory a: up, 1 in flight, b: down, 0 in flight>"
+
+
+class Capped:
+    """Backends that each work on one request at once, and what is out of them."""
+
+    def __init__(self, *names: str, max_wait_s: float = 60.0) -> None:
+        self.clock = Clock()
+        backends = [attrs.evolve(backend(name), max_concurrent=1) for name in names]
+        self.there = make_directory(*backends, clock=self.clock, max_wait_s=max_wait_s)
+        self.given: list[str] = []
+
+    def acquire(self, *tried: str) -> IBackendLease:
+        """Take a lease."""
+        return self.there.acquire(ROUTE, frozenset(tried), no_affinity)
+
+    def wait(self, key: str, *tried: str) -> Deferred[IBackendLease]:
+        """Wait for one."""
+        waiting = self.there.wait(ROUTE, frozenset(tried), no_affinity, key, 1.0)
+        waiting.addCallback(self._given, key)
+        return waiting
+
+    def _given(self, lease: IBackendLease, key: str) -> IBackendLease:
+        self.given.append(f"{key}@{lease.backend.name}")
+        return lease
+
+
+def test_full_backends_are_not_chosen() -> None:
+    """When all are full that is said; who was tried is another matter."""
+    world = Capped("a", "b")
+    first = world.acquire()
+    assert {first.backend.name, world.acquire().backend.name} == {"a", "b"}
+    with pytest.raises(BackendsFull):
+        world.acquire()
+    with pytest.raises(NoBackend):
+        world.acquire("a", "b")
+    first.release()
+    assert world.acquire().backend.name == first.backend.name
+
+
+def test_room_goes_to_those_that_wait() -> None:
+    """In the moment in which it is there: whoever asks later finds none."""
+    world = Capped("a")
+    lease = world.acquire()
+    world.wait("x")
+    lease.release()
+    with pytest.raises(BackendsFull):
+        world.acquire()
+    world.clock.advance(0)
+    assert world.given == ["x@a"]
+
+
+def test_those_that_wait_go_only_where_they_were_not_tried() -> None:
+    """Another that waits takes that room."""
+    world = Capped("a", "b")
+    leases = {lease.backend.name: lease for lease in (world.acquire(), world.acquire())}
+    world.wait("x", "a")
+    world.wait("y")
+    leases["a"].release()
+    world.clock.advance(0)
+    assert world.given == ["y@a"]
+    leases["b"].release()
+    world.clock.advance(0)
+    assert world.given == ["y@a", "x@b"]
+
+
+def test_those_that_wait_are_told_when_nobody_is_left() -> None:
+    """Down, or drained: they do not wait for the end of their time."""
+    world = Capped("a", "b")
+    world.acquire()
+    world.acquire()
+    failed: list[type] = []
+
+    def told(failure: Failure) -> None:
+        failed.append(type(failure.value))
+
+    world.wait("x").addErrback(told)
+    world.there.set_health("a", "down", "refused")
+    world.clock.advance(0)
+    assert not failed
+    world.there.drain("b")
+    world.clock.advance(0)
+    assert failed == [NoBackend]
+
+
+@pytest.mark.parametrize("back", ["up", "enabled"])
+def test_a_backend_that_is_back_has_room(back: str) -> None:
+    """Those that wait go there."""
+    world = Capped("a", "b")
+    world.there.set_health("b", "down", "refused")
+    if back == "enabled":
+        world.there.drain("b")
+        world.there.set_health("b", "up", "")
+    world.acquire()
+    world.wait("x")
+    if back == "up":
+        world.there.set_health("b", "up", "")
+    else:
+        world.there.enable("b")
+    world.clock.advance(0)
+    assert world.given == ["x@b"]
+
+
+def test_one_that_asks_to_be_left_alone() -> None:
+    """Is, while there is another that did not; and is asked again when its time is over."""
+    there = make_directory(backend("a"), backend("b"), clock=(clock := Clock()))
+    lease = there.acquire(ROUTE, frozenset(("b",)), no_affinity)
+    lease.report("none", 10.0)
+    lease.release()
+    assert {acquired(there, ROUTE) for _ in range(4)} == {"b"}
+    there.set_health("b", "down", "refused")
+    assert acquired(there, ROUTE) == "a"
+    there.set_health("b", "up", "")
+    clock.advance(10.0)
+    assert {acquired(there, ROUTE) for _ in range(4)} == {"a", "b"}
+
+
+def test_nobody_is_left_alone_for_longer_than_a_while() -> None:
+    """Whatever it asks for: a date far off must not take a backend out."""
+    there = make_directory(backend("a"), backend("b"), clock=(clock := Clock()))
+    lease = there.acquire(ROUTE, frozenset(("b",)), no_affinity)
+    lease.report("none", 1e9)
+    lease.release()
+    clock.advance(LONGEST_REST_S)
+    assert {acquired(there, ROUTE) for _ in range(4)} == {"a", "b"}
+
+
+def test_models_that_stand_in_are_in_the_route() -> None:
+    """The model's own first, then those for all; each once, and never itself."""
+    models = [Model(id="m", fallback=("x", "all")), Model(id="x"), Model(id="all")]
+    there = make_directory(backend("a"), clock=CLOCK, models=models, fallback=("all", "m"))
+    assert there.route("m", ANONYMOUS).fallback == ("x", "all")
+    assert there.route("all", ANONYMOUS).fallback == ("m",)
+    unnamed = make_directory(backend("a"), clock=CLOCK, fallback=("all", "m"))
+    assert unnamed.route("m", ANONYMOUS).fallback == ("all",)

@@ -168,3 +168,27 @@ def test_health_check(problems: Problems, text: str, expected: str) -> None:
     """A path and a status that can be."""
     (told,) = problems(f"{ONE}health_check: {{{text}}}\n")
     assert told.startswith(f"x.yaml:4: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "models: [{id: qwen, fallback: [lama]}, {id: llama}]",
+            'models[0].fallback[0]: "lama" is not the id of a model; did you mean "llama"?',
+        ),
+        (
+            "models: [{id: qwen}]\nrouting: {fallback: [mistral]}",
+            'routing.fallback[0]: "mistral" is not the id of a model; want one of: qwen',
+        ),
+    ],
+)
+def test_models_that_stand_in(problems: Problems, text: str, expected: str) -> None:
+    """They are models that there are."""
+    (told,) = problems(f"{ONE}{text}\n")
+    assert told.partition(": ")[2] == expected
+
+
+def test_without_models_any_may_stand_in(problems: Problems) -> None:
+    """It may be one that a backend lists."""
+    assert not problems(f"{ONE}routing: {{fallback: [mistral]}}\n")

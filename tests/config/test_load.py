@@ -82,7 +82,7 @@ BAD: list[tuple[str, str, str]] = [
         "routing: {breaker: {window: 0}}\nserver:",
         "1: routing.breaker.window: 0 is too small; want at least 0.01 seconds",
     ),
-    ("weight: 2", "max_concurrent: 8", "6: backends[0].max_concurrent: 8 is not available yet: a"),
+    ("weight: 2", "max_concurrent: -1", "6: backends[0].max_concurrent: -1 is too small; want at"),
     ("weight: 2", "inject_usage: 'no'", '6: backends[0].inject_usage: "no" is not true or false'),
     ("weight: 2", "models: qwen", '6: backends[0].models: "qwen" is not a list; want one'),
     ("weight: 2", "name: two", "6: backends[0].name: is given twice, on lines 4 and 6"),

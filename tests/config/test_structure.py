@@ -161,18 +161,13 @@ def test_what_this_version_cannot_honour_is_not_available_yet(
     assert config == Config(backends=(Backend(name="a", url="demo:"),))
 
 
-def test_an_empty_list_may_be_the_only_value() -> None:
-    """``fallback: []`` passes, an item does not."""
-    assert not structured({"backends": [dict(BACKEND)], "models": [{"id": "m", "fallback": []}]})[1]
-    (told,) = structured({"backends": [dict(BACKEND)], "models": [{"id": "m", "fallback": ["x"]}]})[
-        1
-    ]
-    assert told == "models[0].fallback: a list is not available yet: model fallback; want []"
-    config, told_of_item = structured(
-        {"backends": [dict(BACKEND)], "models": [{"id": "m", "fallback": [5]}]}
+def test_an_item_of_a_list_that_is_wrong() -> None:
+    """It is told by its place, and a stand-in takes it."""
+    config, told = structured(
+        {"backends": [dict(BACKEND)], "models": [{"id": "m", "fallback": ["x", 5]}]}
     )
-    assert told_of_item == ['models[0].fallback[0]: 5 is not text; put it in quotes: "5"']
-    assert config.models[0].fallback == ()
+    assert told == ['models[0].fallback[1]: 5 is not text; put it in quotes: "5"']
+    assert config.models[0].fallback == ("x", "")
 
 
 def test_broken_values_are_not_told_again() -> None:

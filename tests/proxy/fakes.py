@@ -14,7 +14,7 @@ from twisted.web.iweb import UNKNOWN_LENGTH
 from zope.interface import implementer
 
 from llmproxy.entitlements import Quota, Standing
-from llmproxy.errors import GatewayError, InvalidApiKey, ModelNotFound, NoBackend
+from llmproxy.errors import BackendsFull, GatewayError, InvalidApiKey, ModelNotFound, NoBackend
 from llmproxy.interfaces import (
     IAuthenticator,
     IBackendLease,
@@ -263,6 +263,7 @@ class FakeLease:
         self.released = 0
         self.progress: IProgress | None = None
         self.evidence: Evidence | None = None
+        self.rest_s = 0.0
 
     def answering(self, progress: IProgress) -> None:
         """Keep it."""
@@ -270,11 +271,11 @@ class FakeLease:
         assert not self.released
         self.progress = progress
 
-    def report(self, evidence: Evidence) -> None:
+    def report(self, evidence: Evidence, rest_s: float = 0.0) -> None:
         """Keep it."""
         assert self.evidence is None
         assert not self.released
-        self.evidence = evidence
+        self.evidence, self.rest_s = evidence, rest_s
 
     def release(self) -> None:
         """Release."""
@@ -284,7 +285,13 @@ class FakeLease:
 
 @implementer(IRouter)
 class FakeRouter:
-    """Backends in a fixed order, each with an upstream of its own."""
+    """Backends in a fixed order, each with an upstream of its own.
+
+    Attributes:
+        full: Names of those that have no room.
+        waiting: Who waits for that: the key, the cost, and what fires when the test gives a lease.
+        more_routes: Models that there are, beside ``m``; the value is where they lead.
+    """
 
     def __init__(self, *backends: Backend) -> None:
         self.backends = backends or (Backend(name="one", url=b"http://one.test", host=b"one.test"),)
@@ -292,9 +299,14 @@ class FakeRouter:
         self.leases: list[FakeLease] = []
         self.affinities: list[Callable[[], bytes]] = []
         self.model_route = ModelRoute(model_id="m", upstream_model="m")
+        self.more_routes: dict[str, ModelRoute] = {}
+        self.full: set[str] = set()
+        self.waiting: list[tuple[str, float, Deferred[IBackendLease]]] = []
 
     def route(self, model: str, principal: Principal) -> ModelRoute:
         """Know one model, and its alias."""
+        if model in self.more_routes:
+            return self.more_routes[model]
         if model not in ("m", "alias"):
             raise ModelNotFound(param="model")
         return self.model_route
@@ -304,12 +316,38 @@ class FakeRouter:
     ) -> FakeLease:
         """Give the first that was not tried."""
         self.affinities.append(affinity)
-        for backend in self.backends:
-            if backend.name not in tried:
-                lease = FakeLease(backend, self.upstreams[backend.name])
-                self.leases.append(lease)
-                return lease
-        raise NoBackend
+        left = [
+            backend
+            for backend in self.backends
+            if backend.name not in tried
+            and (route.backends is None or backend.name in route.backends)
+        ]
+        if not left:
+            raise NoBackend
+        for backend in left:
+            if backend.name not in self.full:
+                return self.lease(backend.name)
+        raise BackendsFull
+
+    def lease(self, name: str) -> FakeLease:
+        """Give a lease of a backend."""
+        (backend,) = [one for one in self.backends if one.name == name]
+        lease = FakeLease(backend, self.upstreams[name])
+        self.leases.append(lease)
+        return lease
+
+    def wait(
+        self,
+        route: ModelRoute,
+        tried: frozenset[str],
+        affinity: Callable[[], bytes],
+        key: str,
+        cost: float,
+    ) -> Deferred[IBackendLease]:
+        """Wait for the test."""
+        given: Deferred[IBackendLease] = Deferred()
+        self.waiting.append((key, cost, given))
+        return given
 
     @property
     def in_flight(self) -> int:

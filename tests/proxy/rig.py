@@ -10,10 +10,12 @@ from llmproxy.interfaces import IReporter
 from llmproxy.proxy.admission import Admission
 from llmproxy.proxy.budget import ByteBudget
 from llmproxy.proxy.exchange import DataPath, Exchange
+from llmproxy.proxy.tries import RetryRules
 from llmproxy.timeouts import Timeouts
 from llmproxy.values import UsageRecord
 from llmproxy.wire.backoff import Backoff
 from llmproxy.wire.fields import FieldRules
+from llmproxy.wire.retry_budget import RetryBudget
 from tests.proxy.fakes import FakeAuthenticator, FakeLimiter, FakeReporter, FakeRequest, FakeRouter
 
 
@@ -32,6 +34,7 @@ class Rig:
         self.requests: list[FakeRequest] = []
         self.budget = ByteBudget(10_000)
         self.limiter = FakeLimiter()
+        self.retry_budget = RetryBudget(0.2)
         self.words = ""
         self.draining = False
         rules = FieldRules(
@@ -54,7 +57,7 @@ class Rig:
             ),
             router=self.router,
             rules=rules,
-            backoff=backoff or Backoff(),
+            retries=RetryRules(backoff or Backoff(), self.retry_budget),
             reporters=[self.reporter, self],
             clock=self.clock,
             timeouts=Timeouts(self.clock),

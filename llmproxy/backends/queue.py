@@ -1,0 +1,194 @@
+"""Requests that wait for room at a backend.
+
+Each model has a queue of its own, fair between keys. Whenever there may be room, those that wait
+are looked at in turn, model by model, and whoever can be given a lease has it in that moment:
+nobody who comes later can be first. It knows leases only by what gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from math import ceil
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+
+from llmproxy.backends.fair_queue import FairQueue, Waiting
+from llmproxy.errors import GatewayError, NoBackend, QueueFull, QueueTimeout
+from llmproxy.interfaces import IBackendLease
+from llmproxy.timeouts import Timeout, Timeouts
+
+SHORTEST_RETRY_S = 1.0
+LONGEST_RETRY_S = 60.0
+"""What clients that found no room are told to wait is between these."""
+
+_SMOOTHING = 0.2
+
+Take = Callable[[], IBackendLease | None]
+"""Gives a lease, or None while there is no room; raises `NoBackend` when there is nobody."""
+
+
+@attrs.define(eq=False)
+class _Request:
+    """One request that waits.
+
+    Attributes:
+        take: Gives it a lease.
+        given: Fires with the lease.
+        entry: Its place; None: there was none.
+        timeout: Ends its waiting.
+        lease: What it was given, and does not have yet.
+        refusal: Why there is nobody left to wait for.
+    """
+
+    take: Take
+    given: Deferred[IBackendLease] = attrs.field(init=False)
+    entry: Waiting[_Request] | None = None
+    timeout: Timeout | None = None
+    lease: IBackendLease | None = None
+    refusal: GatewayError | None = None
+
+    def look(self) -> bool:
+        """Say whether its waiting is at an end; then it has what it waited for."""
+        try:
+            self.lease = self.take()
+        except NoBackend as error:
+            self.refusal = error.with_traceback(None)
+        return self.lease is not None or self.refusal is not None
+
+
+class BackendQueue:
+    """All requests that wait.
+
+    Args:
+        max_waiting: How many may wait for a model.
+        max_wait_s: How long; 0: as long as the client does.
+        clock: Keeps time.
+
+    Attributes:
+        turned_away: How many found no room, or were turned out for others.
+        timed_out: How many waited too long.
+    """
+
+    def __init__(self, max_waiting: int, max_wait_s: float, clock: IReactorTime) -> None:
+        self._max_waiting = max_waiting
+        self._max_wait_s = max_wait_s
+        self._clock = clock
+        self._timeouts = Timeouts(clock)
+        self._queues: dict[str, FairQueue[_Request]] = {}
+        self._interval_s = SHORTEST_RETRY_S
+        self._last_given_s = clock.seconds()
+        self.turned_away = 0
+        self.timed_out = 0
+
+    def __repr__(self) -> str:
+        return f"<BackendQueue {self.waiting} waiting for {len(self._queues)} models>"
+
+    @property
+    def waiting(self) -> int:
+        """How many wait now."""
+        return sum(map(len, self._queues.values()))
+
+    def waiting_for(self, model_id: str) -> int:
+        """Say how many wait for a model now."""
+        queue = self._queues.get(model_id)
+        return 0 if queue is None else len(queue)
+
+    def wait(self, model_id: str, key: str, cost: float, take: Take) -> Deferred[IBackendLease]:
+        """Wait for room.
+
+        Args:
+            model_id: For which model.
+            key: Whose request it is.
+            cost: What it will take of a backend: tokens.
+            take: Gives a lease when there is room.
+
+        Returns:
+            A Deferred of the lease; it fails with `QueueFull`, `QueueTimeout` or `NoBackend`.
+            Cancelling it ends the waiting; a lease that it had been given already is given back.
+        """
+        queue = self._queues.get(model_id)
+        if queue is None:
+            queue = self._queues[model_id] = FairQueue(self._max_waiting)
+        request = _Request(take)
+        request.given = Deferred(partial(self._cancelled, queue, request))
+        request.entry, turned_out = queue.push(key, max(cost, 1.0), request)
+        if turned_out is not None:
+            self._end(turned_out.item, self._full(queue))
+        if request.entry is None:
+            request.given.errback(self._full(queue))
+        elif self._max_wait_s:
+            expired = partial(self._expired, queue, request)
+            request.timeout = self._timeouts.start(self._max_wait_s, expired)
+        return request.given
+
+    def look(self) -> None:
+        """Give those that wait what room there is; called whenever there may be some."""
+        for model_id in list(self._queues):
+            queue = self._queues[model_id]
+            while (entry := queue.pop(_Request.look)) is not None:
+                self._found(entry.item)
+            if not len(queue):
+                del self._queues[model_id]
+        if len(self._queues) > 1:
+            # Whose turn it was to be first is last the next time.
+            first = next(iter(self._queues))
+            self._queues[first] = self._queues.pop(first)
+
+    def _found(self, request: _Request) -> None:
+        if request.refusal is not None:
+            self._end(request, request.refusal)
+            return
+        now_s = self._clock.seconds()
+        self._interval_s += _SMOOTHING * (now_s - self._last_given_s - self._interval_s)
+        self._last_given_s = now_s
+        if request.timeout is not None:
+            request.timeout.cancel()
+        # In a turn of its own: whoever gave back the room is at its end, and is not to run others.
+        self._clock.callLater(0, self._give, request)
+
+    @staticmethod
+    def _give(request: _Request) -> None:
+        lease, request.lease = request.lease, None
+        if lease is not None:
+            request.given.callback(lease)
+
+    def _end(self, request: _Request, error: GatewayError) -> None:
+        """Fail one that is out of its queue."""
+        if request.timeout is not None:
+            request.timeout.cancel()
+        self._clock.callLater(0, self._fail, request, error)
+
+    @staticmethod
+    def _fail(request: _Request, error: GatewayError) -> None:
+        if not request.given.called:  # else its client has left meanwhile
+            request.given.errback(error)
+
+    def _expired(self, queue: FairQueue[_Request], request: _Request) -> None:
+        assert request.entry is not None
+        queue.remove(request.entry)
+        self.timed_out += 1
+        request.given.errback(QueueTimeout(retry_after_s=self._retry_after_s(queue)))
+
+    def _cancelled(
+        self, queue: FairQueue[_Request], request: _Request, _: Deferred[IBackendLease]
+    ) -> None:
+        """The client has left."""
+        if request.entry is not None:
+            queue.remove(request.entry)
+        if request.timeout is not None:
+            request.timeout.cancel()
+        lease, request.lease = request.lease, None
+        if lease is not None:
+            lease.release()
+
+    def _full(self, queue: FairQueue[_Request]) -> QueueFull:
+        self.turned_away += 1
+        return QueueFull(retry_after_s=self._retry_after_s(queue))
+
+    def _retry_after_s(self, queue: FairQueue[_Request]) -> float:
+        """Say when there may be room: when those that wait have been given theirs."""
+        wait_s = ceil((len(queue) + 1) * self._interval_s)
+        return float(min(max(wait_s, SHORTEST_RETRY_S), LONGEST_RETRY_S))

@@ -1,0 +1,288 @@
+"""The tries of one exchange: backend after backend, until one gives an answer to relay.
+
+What may follow on what (the truth table of docs/balancing.md):
+
+- no connection, or TLS failed: another backend, then the models that stand in; when all were tried,
+  the same ones again after a wait;
+- a reused connection that died with no byte back: the same backend again, at once;
+- 429 and 503: another backend that is free at this moment; else that answer is the answer;
+- everything else, a first byte that does not come above all: nothing. The backend may be at work on
+  the request, and a long prompt is dear.
+
+Every further try is taken out of a budget, but for that on a fresh connection. Nothing is tried
+once the client has been written to: that is not even known here. Full backends are waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+
+from llmproxy.errors import (
+    BackendsFull,
+    GatewayError,
+    ModelNotAllowed,
+    ModelNotFound,
+    NoBackend,
+    ReusedConnectionDied,
+)
+from llmproxy.interfaces import IBackendLease, IRouter, IUpstreamResponse
+from llmproxy.proxy.attempt import Answering, Attempt
+from llmproxy.proxy.evidence import evidence_of, report_failure
+from llmproxy.values import ModelRoute, Principal, TriedBackend
+from llmproxy.wire.backoff import Backoff
+from llmproxy.wire.retry_budget import RetryBudget
+
+BUSY: Final = frozenset((429, 503))
+"""Answers of a backend that did not accept the request, and may be another time."""
+
+
+@attrs.frozen
+class RetryRules:
+    """When another try may follow.
+
+    Attributes:
+        backoff: How many, and after which waits.
+        budget: Of all exchanges together.
+    """
+
+    backoff: Backoff
+    budget: RetryBudget
+
+
+@attrs.frozen
+class Asking:
+    """What one exchange asks of the backends.
+
+    Attributes:
+        route: Where the request may go.
+        principal: Who asks: models that stand in must be theirs to use.
+        affinity: As in `IStrategy.choose`.
+        cost: As in `IRouter.wait`.
+        attempt: Makes a try at a backend, for the model of a route.
+    """
+
+    route: ModelRoute
+    principal: Principal
+    affinity: Callable[[], bytes]
+    cost: float
+    attempt: Callable[[IBackendLease, ModelRoute], Attempt]
+
+
+class Tries:
+    """Tries backends.
+
+    Args:
+        router: Chooses them.
+        rules: When another may follow.
+        clock: Of the waits.
+        now: Seconds since the epoch, for dates in ``Retry-After``.
+
+    Attributes:
+        lease: Of the backend that is tried, or that answers; None: of none.
+        backend_name: The last that was tried.
+        route: By which it was.
+        count: How many tries were made.
+        failed: Those that gave no answer to relay.
+        first_at_s: When the first began, on the clock.
+    """
+
+    def __init__(
+        self, router: IRouter, rules: RetryRules, clock: IReactorTime, now: Callable[[], float]
+    ) -> None:
+        self._router = router
+        self._rules = rules
+        self._clock = clock
+        self._now = now
+        self._out: set[str] = set()
+        self._waits = 0
+        self._is_full = False
+        self.lease: IBackendLease | None = None
+        self.backend_name = ""
+        self.route: ModelRoute | None = None
+        self.count = 0
+        self.failed: list[TriedBackend] = []
+        self.first_at_s: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Tries {self.count} at {self.backend_name or 'nobody'}>"
+
+    async def head(self, asking: Asking) -> Answering:
+        """Give the head of the answer that is to be relayed; its lease is `lease`.
+
+        Cancelling ends whatever is waited for; the lease is to be released all the same.
+
+        Raises:
+            GatewayError: There is none.
+        """
+        self._rules.budget.pay_in()
+        lease = await self._first(asking)
+        while True:
+            self.lease, self.backend_name = lease, lease.backend.name
+            self.count += 1
+            if self.first_at_s is None:
+                self.first_at_s = self._clock.seconds()
+            assert self.route is not None
+            try:
+                answering = await asking.attempt(lease, self.route).head()
+            except GatewayError as error:
+                report_failure(lease, error)
+                self._failed(lease, error.code)
+                lease = await self._after(error.with_traceback(None), asking)
+                continue
+            other = self._instead(lease, answering.response, asking)
+            if other is None:
+                return answering
+            lease = other
+
+    def release(self) -> None:
+        """Give the lease back, if there is one."""
+        lease, self.lease = self.lease, None
+        if lease is not None:
+            lease.release()
+
+    async def _first(self, asking: Asking) -> IBackendLease:
+        lease = self._acquire(asking.route, asking)
+        if lease is not None:
+            return lease
+        refusal: GatewayError = NoBackend()
+        if self._is_full:
+            try:
+                return await self._wait(asking)
+            except (NoBackend, BackendsFull) as error:
+                refusal = error
+        lease = self._standing_in(asking)
+        if lease is None:
+            raise refusal.with_traceback(None)
+        return lease
+
+    async def _after(self, error: GatewayError, asking: Asking) -> IBackendLease:
+        """Give whom to try after an error.
+
+        Raises:
+            GatewayError: Nobody: the error itself, or why there is no room.
+        """
+        rules = self._rules
+        if not error.retryable or not rules.backoff.allows(self.count):
+            raise error
+        if isinstance(error, ReusedConnectionDied):
+            self._out.discard(self.backend_name)
+        elif not rules.budget.take():
+            raise error
+        while True:
+            lease = self._acquire(asking.route, asking)
+            is_full = self._is_full
+            lease = lease or self._standing_in(asking)
+            if lease is not None:
+                return lease
+            if is_full:
+                return await self._wait(asking)
+            if not self._out:
+                raise error
+            # All were tried: wait a little, then go round again.
+            await deferLater(self._clock, rules.backoff.wait_s(self._waits), lambda: None)
+            self._waits += 1
+            self._out.clear()
+
+    def _instead(
+        self, lease: IBackendLease, response: IUpstreamResponse, asking: Asking
+    ) -> IBackendLease | None:
+        """Give whom to try instead of relaying an answer; None: it is to be relayed."""
+        if response.code not in BUSY or not self._rules.backoff.allows(self.count):
+            return None
+        route = self.route
+        self._out.add(lease.backend.name)
+        other = self._acquire(asking.route, asking) or self._standing_in(asking)
+        if other is not None and not self._rules.budget.take():
+            other.release()
+            other = None
+        if other is None:
+            self.route = route
+            return None
+        evidence = evidence_of(response.code, b"retry-after" in dict(response.fields))
+        lease.report(evidence, rest_of(response.fields, self._now()))
+        self._failed(lease, f"status_{response.code}")
+        _drop(response)
+        return other
+
+    def _failed(self, lease: IBackendLease, code: str) -> None:
+        self.release()
+        self._out.add(lease.backend.name)
+        self.failed.append(TriedBackend(lease.backend.name, code))
+
+    def _acquire(self, route: ModelRoute, asking: Asking) -> IBackendLease | None:
+        """Take a backend that has room and was not tried; None: there is none."""
+        self._is_full = False
+        try:
+            lease = self._router.acquire(route, frozenset(self._out), asking.affinity)
+        except NoBackend:
+            return None
+        except BackendsFull:
+            self._is_full = True
+            return None
+        self.route = route
+        return lease
+
+    async def _wait(self, asking: Asking) -> IBackendLease:
+        key = asking.principal.key_id
+        lease = await self._router.wait(
+            asking.route, frozenset(self._out), asking.affinity, key, asking.cost
+        )
+        self.route = asking.route
+        return lease
+
+    def _standing_in(self, asking: Asking) -> IBackendLease | None:
+        """Take a backend that has room for one of the models that stand in."""
+        for model_id in asking.route.fallback:
+            try:
+                route = self._router.route(model_id, asking.principal)
+            except (ModelNotFound, ModelNotAllowed):
+                continue
+            lease = self._acquire(route, asking)
+            if lease is not None:
+                return lease
+        return None
+
+
+def rest_of(fields: Sequence[tuple[bytes, bytes]], now_s: float) -> float:
+    """Say how long a backend asks to be left alone (RFC 9110, section 10.2.3); 0: it does not.
+
+    Args:
+        fields: Its answer's, names in lower case.
+        now_s: The time, seconds since the epoch.
+    """
+    value = next((value for name, value in fields if name == b"retry-after"), b"").strip()
+    if value.isdigit():
+        return float(value[:9])
+    try:
+        moment = parsedate_to_datetime(value.decode("latin-1"))
+    except (ValueError, IndexError):
+        return 0.0
+    return max(moment.timestamp() - now_s, 0.0)
+
+
+class _Unwanted(Protocol):
+    """Receives a body that nobody wants; what has come of it already costs nothing."""
+
+    ended = False
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The body has ended."""
+        del reason
+        self.ended = True
+
+
+def _drop(response: IUpstreamResponse) -> None:
+    """Have nothing more of an answer: its connection serves on if the answer is whole already."""
+    unwanted = _Unwanted()
+    response.deliverBody(unwanted)
+    if not unwanted.ended:
+        transport: Any = unwanted.transport
+        transport.stopProducing()

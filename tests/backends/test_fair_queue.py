@@ -1,0 +1,197 @@
+"""Tests of `llmproxy.backends.fair_queue`."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from llmproxy.backends.fair_queue import FairQueue, Waiting
+
+
+def filled(limit: int = 1000, **lengths: int) -> FairQueue[str]:
+    """Make a queue where keys have so many requests, each of cost 1, one key after the other."""
+    queue: FairQueue[str] = FairQueue(limit)
+    for key, length in lengths.items():
+        for number in range(length):
+            entry, _ = queue.push(key, 1.0, f"{key}{number}")
+            assert entry is not None
+    return queue
+
+
+def drained(queue: FairQueue[str]) -> list[str]:
+    """Take all out, in order."""
+    order = []
+    while (entry := queue.pop()) is not None:
+        order.append(entry.item)
+    return order
+
+
+def test_one_key_is_served_in_its_order() -> None:
+    """First come, first served."""
+    assert drained(filled(a=3)) == ["a0", "a1", "a2"]
+    assert filled().pop() is None
+
+
+def test_a_hundred_requests_do_not_stop_one() -> None:
+    """Another key's one request is second, not a hundred and first."""
+    assert drained(filled(a=100, b=1))[:3] == ["a0", "b0", "a1"]
+
+
+def test_keys_take_turns() -> None:
+    """However many each has waiting."""
+    assert drained(filled(a=3, b=2)) == ["a0", "b0", "a1", "b1", "a2"]
+
+
+def test_who_costs_more_has_fewer_turns() -> None:
+    """A key with prompts of three times the length has a third of them."""
+    queue: FairQueue[str] = FairQueue(100)
+    for number in range(30):
+        queue.push("long", 3.0, f"l{number}")
+        queue.push("short", 1.0, f"s{number}")
+    taken = Counter(item[0] for item in drained(queue)[:20])
+    assert taken == {"s": 15, "l": 5}
+
+
+def test_waiting_long_ago_gives_no_credit_and_no_debt() -> None:
+    """A key that comes back starts at the present."""
+    queue = filled(a=1)
+    assert drained(queue) == ["a0"]
+    for number in range(10):
+        queue.push("b", 1.0, f"b{number}")
+    for _ in range(5):
+        queue.pop()
+    queue.push("a", 1.0, "a1")
+    assert queue.pop() is not None
+    queue.push("a", 1.0, "a2")
+    assert drained(queue).index("a2") <= 2
+
+
+def test_those_that_leave_cost_their_key_nothing() -> None:
+    """What was cancelled while it waited does not push back what comes after it."""
+    queue: FairQueue[str] = FairQueue(100)
+    left = [queue.push("a", 50.0, "gone")[0] for _ in range(10)]
+    queue.push("b", 1.0, "b0")
+    queue.push("b", 1.0, "b1")
+    for entry in left:
+        assert entry is not None
+        queue.remove(entry)
+        queue.remove(entry)
+    queue.push("a", 1.0, "a0")
+    assert sorted(drained(queue)[:2]) == ["a0", "b0"]
+
+
+def test_only_what_can_be_served_now() -> None:
+    """Others keep their place."""
+    queue = filled(a=2, b=2)
+    found = queue.pop(lambda item: item.startswith("b"))
+    assert found is not None
+    assert found.item == "b0"
+    assert queue.pop(lambda _: False) is None
+    assert drained(queue) == ["a0", "b1", "a1"]
+
+
+def test_when_it_is_full_the_greediest_makes_room() -> None:
+    """Its newest is turned out, for whoever has less."""
+    queue = filled(limit=4, a=3, b=1)
+    entry, turned_out = queue.push("c", 1.0, "c0")
+    assert entry is not None
+    assert turned_out is not None
+    assert turned_out.item == "a2"
+    assert not turned_out.is_waiting
+    assert len(queue) == 4
+    assert queue.push("a", 1.0, "a3") == (None, None)
+    assert drained(queue) == ["a0", "b0", "c0", "a1"]
+
+
+def test_no_room_at_all() -> None:
+    """A queue of no places takes nobody."""
+    queue: FairQueue[str] = FairQueue(0)
+    assert filled(limit=1, a=1).push("b", 1.0, "b0") == (None, None)
+    assert queue.push("a", 1.0, "a0") == (None, None)
+    assert len(queue) == 0
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcd"), st.integers(1, 20)), min_size=1, max_size=200),
+)
+def test_fair_within_the_largest_request(asked: list[tuple[str, int]]) -> None:
+    """While two keys both wait, what they got differs by at most one request of each (SFQ)."""
+    queue: FairQueue[tuple[str, int]] = FairQueue(1000)
+    for key, cost in asked:
+        queue.push(key, float(cost), (key, cost))
+    got = dict.fromkeys("abcd", 0)
+    left = Counter(key for key, _ in asked)
+    while (entry := queue.pop()) is not None:
+        key, cost = entry.item
+        got[key] += cost
+        left[key] -= 1
+        waiting = [one for one in "abcd" if left[one]]
+        for one in waiting:
+            for other in waiting:
+                assert got[one] - got[other] <= 40
+    assert not +left
+
+
+class Walk(RuleBasedStateMachine):
+    """Anything may happen in any order: nobody is lost, nobody is served twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue: FairQueue[int] = FairQueue(8)
+        self.waiting: dict[int, Waiting[int]] = {}
+        self.number = 0
+
+    @rule(key=st.sampled_from("abc"), cost=st.integers(1, 5))
+    def push(self, key: str, cost: int) -> None:
+        """One comes."""
+        self.number += 1
+        entry, turned_out = self.queue.push(key, float(cost), self.number)
+        if turned_out is not None:
+            assert self.waiting.pop(turned_out.item) is turned_out
+        if entry is not None:
+            self.waiting[self.number] = entry
+        else:
+            assert len(self.waiting) == 8
+
+    @rule(parity=st.sampled_from((None, 0, 1)))
+    def pop(self, parity: int | None) -> None:
+        """The next is served."""
+        entry = self.queue.pop(lambda item: parity is None or item % 2 == parity)
+        if entry is None:
+            assert not self.waiting or parity is not None
+            return
+        assert self.waiting.pop(entry.item) is entry
+        older = [
+            one
+            for number, one in self.waiting.items()
+            if number < entry.item and one.key == entry.key
+        ]
+        assert not older
+
+    @precondition(lambda self: self.waiting)
+    @rule(choice=st.integers(0, 7))
+    def leave(self, choice: int) -> None:
+        """One leaves."""
+        number = sorted(self.waiting)[choice % len(self.waiting)]
+        self.queue.remove(self.waiting.pop(number))
+
+    @invariant()
+    def nobody_is_lost(self) -> None:
+        """Those that wait are those that came and did not go."""
+        assert len(self.queue) == len(self.waiting)
+        assert {entry.item for entry in self.queue} == set(self.waiting)
+
+
+TestWalk = Walk.TestCase
+
+
+def test_memory_of_keys_that_are_gone() -> None:
+    """Thousands of keys that waited once are not remembered."""
+    queue: FairQueue[str] = FairQueue(100)
+    for number in range(5000):
+        queue.push(f"key{number}", 1000.0, "x")
+        queue.pop()
+    assert int(repr(queue).split(", ")[1].split(" ")[0]) < 100
