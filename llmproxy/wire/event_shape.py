@@ -1,14 +1,17 @@
 """The shape that a stream's text events share, so that most of them need not be searched.
 
 From its second token on, a stream says the same words around every piece of text: an event is
-``head`` + something + ``tail`` + text + ``after``, where something is an id or a time that changes,
-or nothing. Once that is known, whether bytes are such events and nothing else is a matter of
-comparing and counting, many times cheaper than looking for what else might be in them.
+``head`` + one place + ``middle`` + another place + ``end``. One place is the text; in the other
+stands an id, a time or a number that changes, before the text or after it. Where nothing changes
+there is only the text, and no ``middle``. Once that is known, whether bytes are such events and
+nothing else is a matter of comparing and counting, many times cheaper than looking for what else
+might be in them.
 
-Why the counting proves it: ``tail`` ends with the quote that opens the text, ``after`` begins with
-the one that closes it, and JSON escapes every quote inside a string. If each event of a block
-follows on the one before, has its parts, and no further line or unescaped quote, there is no room
-for another key. The module must not know what the texts are, or which keys matter.
+Why the counting proves it: what stands before the text ends with the quote that opens it, what
+stands behind begins with the one that closes it, and JSON escapes every quote inside a string. If
+each event of a block follows on the one before, has its parts, and no further line or unescaped
+quote, there is no room for another key. An event may begin with a line that names it (``event:``),
+which is the same in all of them. The module must not know what the texts are, or which keys matter.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ _BACKSLASH: Final = b"\\"
 _LONGEST_SHAPE: Final = 16 * 1024
 _SEAM_BYTES: Final = 8
 _DIGITS: Final = b"0123456789"
+_BEFORE = re.compile(rb"(?:event:[^\r\n]*\r?\n)?[^\r\n]*\Z")
+"""What may stand before a text: at most the event's name in a line of its own, which nobody reads."""
 _IN_A_VALUE = re.compile(rb'(?::\s*"[^"]*|"\s*:[^"]*)\Z')
 """What ends there is in a value of an object: what differs from there on is no key."""
 MAX_LESSONS: Final = 8
@@ -35,21 +40,23 @@ class EventShape:
     __slots__ = (
         "_after",
         "_before",
+        "_end",
         "_head",
         "_joint",
         "_lessons",
+        "_middle",
         "_seam",
         "_signs",
-        "_tail",
     )
 
     def __init__(self) -> None:
-        self._before = self._head = self._tail = self._after = b""
+        self._before = self._after = b""
+        self._head = self._middle = self._end = b""
         self._seam = self._joint = b""
         self._signs = self._lessons = 0
 
     def __repr__(self) -> str:
-        return f"<EventShape {self._head!r} {self._tail!r} {self._after!r}>"
+        return f"<EventShape {self._head!r} {self._middle!r} {self._end!r}>"
 
     @property
     def teachable(self) -> bool:
@@ -64,26 +71,36 @@ class EventShape:
             text_at: Where its text begins, after the opening quote.
         """
         self._lessons += 1
-        end = event.find(_QUOTE, text_at)
-        if end < 0 or event[end - 1 : end] == _BACKSLASH or len(event) > _LONGEST_SHAPE:
+        close_at = event.find(_QUOTE, text_at)
+        if close_at < 0 or event[close_at - 1] == _BACKSLASH[0] or len(event) > _LONGEST_SHAPE:
             return
-        before, after = event[:text_at], event[end:]
-        if b"\n" in before or b"\r" in before or _BACKSLASH in before or _BACKSLASH in after:
+        before, after = event[:text_at], event[close_at:]
+        if not _BEFORE.match(before) or _BACKSLASH in before or _BACKSLASH in after:
             return
-        self._head, self._tail = before, b""
+        head, middle, end = before, b"", after
         if self._before and before != self._before and after == self._after:
-            self._head, self._tail = _around_the_difference(before, self._before)
+            head, middle = _around_the_difference(before, self._before)
+        elif before == self._before and after != self._after:
+            close, rest = _around_the_difference(after, self._after)
+            if rest:
+                middle, end = close, rest
+        if middle and middle in end + head:
+            head, middle, end = before, b"", after  # where it stands would not be plain
+        self._head, self._middle, self._end = head, middle, end
+        if end is after:
+            self._seam = (middle or before)[-_SEAM_BYTES:] + after
+        else:
+            self._seam = before[-_SEAM_BYTES:] + middle
         self._before, self._after = before, after
-        self._seam = (self._tail or before)[-_SEAM_BYTES:] + after
         self._signs = len(before + after) - len((before + after).translate(None, _SIGNS))
-        self._joint = after + self._head
+        self._joint = end + head
 
     def run_end(self, block: bytes, start: int) -> int:
         """Say how far a run of such events that begins at ``start`` may reach; -1: none begins."""
         if not self._head or not block.startswith(self._head, start):
             return -1
-        last = block.rfind(self._after, start)
-        return last + len(self._after) if last >= 0 else -1
+        last = block.rfind(self._end, start)
+        return last + len(self._end) if last >= 0 else -1
 
     def texts(self, block: bytes) -> int:
         """Count the texts in a block of events.
@@ -93,24 +110,24 @@ class EventShape:
             this shape.
         """
         head = self._head
-        if not head or not block.startswith(head) or not block.endswith(self._after):
+        if not head or not block.startswith(head) or not block.endswith(self._end):
             return -1
         signs = len(block) - len(block.translate(None, _SIGNS))
         if _BACKSLASH in block:
             if b"\\\\" in block:
                 return -1  # whether a quote after them is escaped would have to be worked out
             signs -= block.count(b'\\"')
-        tail = self._tail
+        middle = self._middle
         if signs == self._signs:
-            if tail and tail not in block:
+            if middle and block.find(middle, len(head), len(block) - len(self._end)) < 0:
                 return -1
             self._lessons = 0
-            return 0 if block.endswith(self._seam) else 1
+            return 0 if self._seam in block else 1
         events = signs // self._signs
         if (
             signs != events * self._signs
             or block.count(self._joint) != events - 1
-            or (tail and block.count(tail) != events)
+            or (middle and block.count(middle) != events)
         ):
             return -1
         self._lessons = 0

@@ -116,7 +116,9 @@ def test_backslashes_are_left_to_others(text: str) -> None:
         event("a\\"),
         event("a", after=',"more":"\\n"'),
         b'data: {"x":"\\n","content":"a"}\n\n',
-        b'event: x\ndata: {"content":"a"}\n\n',
+        b'event: x\nevent: y\ndata: {"content":"a"}\n\n',
+        b'data: x\ndata: {"content":"a"}\n\n',
+        b'\n\ndata: {"content":"a"}\n\n',
         b'\rdata: {"content":"a"}\n\n',
         b'data: {"content":"a',
         b'data: {"content":"a","x":"' + b"x" * 20_000 + b'"}\n\n',
@@ -144,6 +146,68 @@ def test_what_changes_is_left_open(before: int) -> None:
     assert shape.texts(changing % (1234, b"a")) == 1
     assert shape.texts(changing % (1, b"") + changing % (99, b"a") + changing % (100, b"")) == 1
     assert shape.texts(changing % (1, b"a") + changing.replace(b"n", b"m") % (1, b"a")) == -1
+
+
+@pytest.mark.parametrize("before", [17, 9, 10])
+def test_what_changes_behind_the_text(before: int) -> None:
+    """A number behind the text, as the Responses API has one in each event, is left open too."""
+    changing = b'data: {"delta":"%b","id":"x","n":%d,"type":"text"}\n\n'
+    shape = EventShape()
+    for number in (before, before + 1):
+        lesson = changing % (b"a", number)
+        shape.learn(lesson, lesson.index(b'"a"') + 1)
+    assert shape.texts(changing % (b"a", 1234)) == 1
+    assert shape.texts(changing % (b"", 7)) == 0
+    assert shape.texts(changing % (b'\\"n\\":', 7)) == 1
+    assert shape.texts(changing % (b"", 1) + changing % (b"a", 99) + changing % (b"", 100)) == 1
+    assert shape.texts(changing % (b"a", 1) + changing.replace(b"n", b"m") % (b"a", 1)) == -1
+    assert shape.texts(changing.replace(b"text", b"done") % (b"a", 1)) == -1
+    more = changing.replace(b'"n"', b'"error":1,"n"')
+    assert shape.texts(more % (b"a", 1)) == -1
+    assert shape.texts(changing % (b"a", 1) + more % (b"b", 2) + changing % (b"c", 3)) == -1
+
+
+def test_what_changes_on_both_sides_is_not_left_open() -> None:
+    """With two places that change there is no shape; such events are searched."""
+    changing = b'data: {"id":%d,"delta":"%b","n":%d}\n\n'
+    shape = EventShape()
+    for number in (7, 8, 9):
+        lesson = changing % (number, b"a", number)
+        shape.learn(lesson, lesson.index(b'"a"') + 1)
+        assert shape.texts(lesson) == 1
+        assert shape.texts(changing % (number + 1, b"a", number + 1)) == -1
+
+
+def test_events_with_a_name() -> None:
+    """The line that names an event is a part of its shape: the same in all, or no match."""
+    named = b'event: text\ndata: {"delta":"%b"}\n\n'
+    shape = EventShape()
+    lesson = named % b"a"
+    shape.learn(lesson, lesson.index(b'"a"') + 1)
+    assert shape.texts(named % b"b") == 1
+    assert shape.texts(named % b"b" + named % b"" + named % b"c") == 2
+    assert shape.run_end(named % b"b" * 3 + b"event: end\n", 0) == len(named % b"b") * 3
+    for other in (
+        named.replace(b"event: text", b"event: error") % b"a",
+        named.replace(b"event: text\n", b"") % b"a",
+        b"id: 1\n" + named % b"a",
+        named.replace(b"\n", b"\nid: 1\n", 1) % b"a",
+        named % b"a" + b"data: [DONE]\n\n",
+    ):
+        assert shape.texts(other) == -1
+        assert shape.texts(named % b"a" + other + named % b"a") == -1
+
+
+def test_a_part_that_stands_twice_is_not_left_open() -> None:
+    """Where the part between the places also stands elsewhere, counting it would prove nothing."""
+    changing = b'data: {"a":1,"t":"x","a":%d,"t":"%b"}\n\n'
+    shape = EventShape()
+    for number in (7, 8):
+        lesson = changing % (number, b"a")
+        shape.learn(lesson, lesson.index(b'"a"}') + 1)
+    assert shape.texts(changing % (8, b"b")) == 1
+    assert shape.texts(changing % (9, b"b")) == -1
+    assert shape.texts(b'data: {"a":1,"t":"x","a":"error":"b"}\n\n') == -1
 
 
 def test_what_changes_right_before_the_text() -> None:
