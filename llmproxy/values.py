@@ -205,7 +205,7 @@ class Backend:
 
 @attrs.frozen
 class Usage:
-    """Tokens of one answer, as the backend counted them.
+    """Tokens of one answer, as the backend counted them, or estimated where it did not.
 
     Attributes:
         prompt_tokens: All of the prompt, cached ones included.
@@ -231,12 +231,13 @@ class MeterReading:
     """What the meter saw in one answer.
 
     Attributes:
-        usage: Token counts; zeros when nothing is known.
-        usage_source: ``exact``: the backend's own; ``partial``: counted from a stream that did not
-            reach its end; ``none``: not known.
-        finish_reason: Of the first choice that has one.
+        usage: Token counts, which are what is charged; zeros when there is nothing to count.
+        usage_source: ``exact``: the backend's own; ``estimated``: of a complete answer that the
+            backend did not count; ``partial``: of one that did not reach its end; ``none``: there
+            is nothing to count.
+        finish_reason: Of the first choice that has one, in the backend's own word.
         tool_calls: Function name -> number of calls.
-        error: The ``error`` object's message or type when the backend reported one mid-stream.
+        error: What the backend reported as an error, in short, in an answer that began well.
     """
 
     usage: Usage = NO_USAGE

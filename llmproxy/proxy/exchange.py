@@ -39,7 +39,6 @@ from llmproxy.proxy.tries import BUSY, Asking, RetryRules, Tries, rest_of
 from llmproxy.timeouts import Timeouts
 from llmproxy.values import Backend, MeterReading, ModelRoute, Outcome, UsageRecord
 from llmproxy.wire.affinity import affinity_of
-from llmproxy.wire.estimate import spent_tokens
 from llmproxy.wire.fields import Caller, FieldRules, encode_fields
 from llmproxy.wire.request_id import new_id
 from llmproxy.wire.sessions import read_session
@@ -111,7 +110,6 @@ class Exchange:
         self._relay: Relay | None = None
         self._meter: Meter | None = None
         self._status = 0
-        self._backend_status = 0
         self._error_code = ""
         self._answered_bytes = 0
         self._tell_end: Callable[[], None] | None = None
@@ -261,8 +259,13 @@ class Exchange:
         if response.length is not UNKNOWN_LENGTH and withholder is None:
             length_bytes = response.length
             answer.append((b"content-length", b"%d" % length_bytes))
-        self._status = self._backend_status = response.code
-        self._meter = make_meter(stream=is_stream)
+        self._status = response.code
+        self._meter = make_meter(
+            request.path,
+            status=response.code,
+            stream=is_stream,
+            prompt_tokens=self._admitted.prompt_tokens,
+        )
         self._relay = Relay(
             request,
             meter=self._meter,
@@ -296,16 +299,7 @@ class Exchange:
         record = self._record(outcome)
         self._path.admission.release(admitted)
         if admitted.grant is not None:
-            admitted.grant.settle(
-                spent_tokens(
-                    record.usage,
-                    record.usage_source,
-                    prompt_tokens=admitted.prompt_tokens,
-                    # The record's status is another one when the client has left.
-                    answered=0 < self._backend_status < 400 and not self._answered_bytes,
-                    bytes_out=record.bytes_out,
-                )
-            )
+            admitted.grant.settle(record.usage.total_tokens)
         for reporter in self._path.reporters:
             reporter.report(record)
 

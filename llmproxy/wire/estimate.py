@@ -1,4 +1,4 @@
-"""Tokens that nobody has counted yet: what a request is going to need, and what it is charged.
+"""Tokens that nobody has counted: what a request is going to need, and what it has used.
 
 Pure arithmetic. A reservation should rather be too large than too small: what is too much comes
 back when the answer is over.
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from llmproxy.values import Usage, UsageSource
+import attrs
+
+from llmproxy.values import NO_USAGE, Usage
 
 BYTES_PER_TOKEN: Final = 4
 """Of English text and code, on the average; JSON's own signs make up for shorter words."""
@@ -40,25 +42,27 @@ def longest_answer(max_tokens: int | None, output: int | None) -> int:
     return max_tokens if output is None or max_tokens < output else output
 
 
-def spent_tokens(
-    usage: Usage, source: UsageSource, *, prompt_tokens: int, answered: bool, bytes_out: int
-) -> int:
-    """Say how many tokens an exchange is charged.
+def estimate_texts(text_bytes: int) -> int:
+    """Estimate the tokens of an answer from the size of its texts."""
+    return -(-text_bytes // BYTES_PER_TOKEN)
+
+
+def completed(counted: Usage | None, *, prompt_tokens: int, completion_tokens: int) -> Usage:
+    """Complete what a backend counted with what it did not.
 
     Args:
-        usage: What the meter read.
-        source: How far that is to be trusted.
-        prompt_tokens: The estimate of the prompt.
-        answered: Whether a backend gave an answer, and not an error, of which something may have
-            been relayed.
-        bytes_out: Bytes of the body given to the client.
-
-    Returns:
-        The backend's own counts as far as there are any. A part that it did not count is estimated:
-        the prompt by the request's size, the answer by its own. Nothing when no backend answered.
+        counted: The backend's own counts; None: it told none.
+        prompt_tokens: The estimate of the prompt, which stands where the backend counted none.
+        completion_tokens: What was seen to be generated; the backend may have counted more.
     """
-    if source == "exact":
-        return usage.total_tokens
-    if source == "partial":
-        return (usage.prompt_tokens or prompt_tokens) + usage.completion_tokens
-    return prompt_tokens + bytes_out // BYTES_PER_TOKEN if answered else 0
+    counted = counted or NO_USAGE
+    prompt = counted.prompt_tokens or prompt_tokens
+    completion = max(counted.completion_tokens, completion_tokens)
+    if (prompt, completion) == (counted.prompt_tokens, counted.completion_tokens):
+        return counted
+    return attrs.evolve(
+        counted,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        total_tokens=prompt + completion,
+    )

@@ -26,8 +26,8 @@ _BACKSLASH: Final = b"\\"
 _LONGEST_SHAPE: Final = 16 * 1024
 _SEAM_BYTES: Final = 8
 _DIGITS: Final = b"0123456789"
-_BEFORE = re.compile(rb"(?:event:[^\r\n]*\r?\n)?[^\r\n]*\Z")
-"""What may stand before a text: at most the event's name in a line of its own, which nobody reads."""
+_BEFORE = re.compile(rb'(?:event:[^"\r\n]*\r?\n)?[^\r\n]*\Z')
+"""What may stand before a text: an event's name in a line of its own, which nobody reads."""
 _IN_A_VALUE = re.compile(rb'(?::\s*"[^"]*|"\s*:[^"]*)\Z')
 """What ends there is in a value of an object: what differs from there on is no key."""
 MAX_LESSONS: Final = 8
@@ -45,6 +45,7 @@ class EventShape:
         "_joint",
         "_lessons",
         "_middle",
+        "_opening",
         "_seam",
         "_signs",
     )
@@ -52,7 +53,8 @@ class EventShape:
     def __init__(self) -> None:
         self._before = self._after = b""
         self._head = self._middle = self._end = b""
-        self._seam = self._joint = b""
+        self._seam = self._joint = b""  # around an empty text; between two events
+        self._opening = b""  # of an event with an empty text, where that is the first place
         self._signs = self._lessons = 0
 
     def __repr__(self) -> str:
@@ -88,9 +90,9 @@ class EventShape:
             head, middle, end = before, b"", after  # where it stands would not be plain
         self._head, self._middle, self._end = head, middle, end
         if end is after:
-            self._seam = (middle or before)[-_SEAM_BYTES:] + after
+            self._seam, self._opening = (middle or before)[-_SEAM_BYTES:] + after, b""
         else:
-            self._seam = before[-_SEAM_BYTES:] + middle
+            self._seam, self._opening = before[-_SEAM_BYTES:] + middle, before + middle
         self._before, self._after = before, after
         self._signs = len(before + after) - len((before + after).translate(None, _SIGNS))
         self._joint = end + head
@@ -122,7 +124,9 @@ class EventShape:
             if middle and block.find(middle, len(head), len(block) - len(self._end)) < 0:
                 return -1
             self._lessons = 0
-            return 0 if self._seam in block else 1
+            opening = self._opening
+            empty = block.startswith(opening) if opening else block.endswith(self._seam)
+            return 0 if empty else 1
         events = signs // self._signs
         if (
             signs != events * self._signs

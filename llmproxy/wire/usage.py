@@ -15,15 +15,15 @@ from llmproxy.values import Usage
 _LARGEST = 2**53
 """Counts above it are nonsense, and would not survive receivers that read JSON into doubles."""
 
-# Rerankers report a total alone; the Responses dialect, too, has a total, beside input_tokens.
-_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
-
 
 def read_usage(report: object) -> Usage | None:
     """Read a parsed ``usage`` object of chat completions, completions or embeddings.
 
-    Parts that are absent or null are zero; a total that is absent is added up. Details of the
-    wrong kind are left out; a main count of the wrong kind makes the report void.
+    Parts that are absent or null are zero; a total that is absent is added up (rerankers report a
+    total alone). Details of the wrong kind are left out; a main count of the wrong kind makes the
+    report void. Cached tokens are OpenAI's, or those of DeepSeek's API
+    (``prompt_cache_hit_tokens``); reasoning tokens are OpenAI's, or those that SGLang reports
+    beside the main counts.
 
     Args:
         report: What stood under the key ``usage``, of any type.
@@ -33,20 +33,73 @@ def read_usage(report: object) -> Usage | None:
     """
     if not isinstance(report, dict) or "input_tokens" in report:
         return None
-    prompt = _count(report, "prompt_tokens")
-    completion = _count(report, "completion_tokens")
-    total = _count(report, "total_tokens")
-    if prompt is None or completion is None or total is None:
-        return None
-    if not (prompt or completion or total) and all(report.get(key) is None for key in _COUNTS):
-        return None
-    return Usage(
-        prompt,
-        completion,
-        total or prompt + completion,
-        _detail(report, "prompt_tokens_details", "cached_tokens"),
-        _detail(report, "completion_tokens_details", "reasoning_tokens"),
+    return _read(
+        report,
+        ("prompt_tokens",),
+        "completion_tokens",
+        cached=_detail(report, "prompt_tokens_details", "cached_tokens")
+        or _count(report, "prompt_cache_hit_tokens")
+        or 0,
+        reasoning=_detail(report, "completion_tokens_details", "reasoning_tokens")
+        or _count(report, "reasoning_tokens")
+        or 0,
     )
+
+
+def read_responses_usage(report: object) -> Usage | None:
+    """Read a parsed ``usage`` object of the Responses API; see `read_usage`."""
+    if not isinstance(report, dict):
+        return None
+    return _read(
+        report,
+        ("input_tokens",),
+        "output_tokens",
+        cached=_detail(report, "input_tokens_details", "cached_tokens"),
+        reasoning=_detail(report, "output_tokens_details", "reasoning_tokens"),
+    )
+
+
+def read_messages_usage(report: object) -> Usage | None:
+    """Read a parsed ``usage`` object of the Messages API; see `read_usage`.
+
+    There ``input_tokens`` are only those that were neither read from the cache nor written to it;
+    all three together are the prompt.
+    """
+    if not isinstance(report, dict):
+        return None
+    return _read(
+        report,
+        ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"),
+        "output_tokens",
+        cached=_count(report, "cache_read_input_tokens") or 0,
+        reasoning=0,
+    )
+
+
+def _read(
+    report: dict[str, object],
+    prompt_keys: tuple[str, ...],
+    completion_key: str,
+    *,
+    cached: int,
+    reasoning: int,
+) -> Usage | None:
+    """Read the main counts; None when there are none, or one is void."""
+    prompt = 0
+    for key in prompt_keys:
+        part = _count(report, key)
+        if part is None:
+            return None
+        prompt += part
+    completion = _count(report, completion_key)
+    total = _count(report, "total_tokens")
+    if completion is None or total is None:
+        return None
+    if not (prompt or completion or total):
+        keys = (*prompt_keys, completion_key, "total_tokens")
+        if all(report.get(key) is None for key in keys):
+            return None
+    return Usage(prompt, completion, total or prompt + completion, cached, reasoning)
 
 
 def _count(report: dict[str, object], key: str) -> int | None:

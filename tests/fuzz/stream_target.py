@@ -22,7 +22,8 @@ from llmproxy.wire.withhold import HELD_LIMIT_BYTES, UsageWithholder
 from tests import recorded
 from tests.fuzz.case import Case, Difference, Part, mutated, random_cuts
 from tests.fuzz.edge_target import compare
-from tests.proxy.test_meter import read as metered
+from tests.proxy.metering import CHAT, MESSAGES, RESPONSES
+from tests.proxy.metering import read as metered
 from tests.proxy.test_relay import Relaying
 
 USAGE = b'data: {"id":"x","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
@@ -41,10 +42,18 @@ TOKENS: tuple[bytes, ...] = (
     b'"arguments":"{"', b'"reasoning":"x"', b"{", b"}", b"[", b"]", b'"', b'\\"', b"\\ud83d", b",",
     b'data: {"error":{"message":"died"}}\n\n', b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n',
     b'data: {"choices":[{"index":1,"delta":{},"finish_reason":"length"}]}\n\n', b"data: null\n\n",
+    b'event: response.output_text.delta\n', b'"delta":"a"', b'"type":"function_call","name":"f"',
+    b'data: {"type":"response.completed","response":{"usage":{"input_tokens":1}}}\n\n',
+    b'data: {"type":"response.failed","response":{"error":{"code":"x"}}}\n\n',
+    b'data: {"type":"message_start","message":{"usage":{"input_tokens":1}}}\n\n',
+    b'data: {"type":"message_delta","delta":{"stop_reason":"x"},"usage":{"output_tokens":1}}\n\n',
+    b'data: {"type":"message_stop"}\n\n', b'"partial_json":"{"', b'"thinking":"a"',
     b'data: {"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"name":"f"}}]}}]}\n\n',
 )  # fmt: skip
 
 SHORT_LINE_BYTES = 60
+
+DIALECTS = (CHAT, RESPONSES, MESSAGES)
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
@@ -100,13 +109,13 @@ class Watched:
     """What was seen of a stream.
 
     Attributes:
-        reading: The meter's.
+        readings: The meters', of each dialect.
         payloads: The scanner's.
         short: The lines of a scanner that takes only short ones, and how many were longer.
         passed: What came through the withholder.
     """
 
-    reading: MeterReading
+    readings: tuple[MeterReading, ...]
     payloads: tuple[bytes, ...]
     short: tuple[bytes | int, ...]
     passed: bytes
@@ -132,7 +141,7 @@ def outcome(reads: Sequence[bytes], *, complete: bool) -> Watched:
     if withholder.end() or withholder.holding:
         raise Difference("the withholder holds something after the end")
     return Watched(
-        metered(list(reads), complete=complete),
+        tuple(metered(list(reads), complete=complete, endpoint=one) for one in DIALECTS),
         tuple(payload for block in blocks for payload in data_payloads(block)),
         (*filter(None, _LINE_END.split(short)), short_scanner.skipped_lines),
         b"".join(passed),
@@ -210,9 +219,13 @@ def check(case: Case) -> None:
     (part,) = case.parts
     complete = case.word != "cut"
     if case.word == "plain":
-        seen = [metered(reads, stream=False) for reads in (part.whole, part.reads)]
-        if seen[0] != seen[1]:
-            raise Difference("a plain reading differs by the cutting", f"{seen[0]} {seen[1]}")
+        for endpoint in DIALECTS:
+            seen = [
+                metered(list(reads), stream=False, endpoint=endpoint)
+                for reads in (part.whole, part.reads)
+            ]
+            if seen[0] != seen[1]:
+                raise Difference("a plain reading differs by the cutting", f"{seen[0]} {seen[1]}")
         return
     wanted = outcome(part.whole, complete=complete)
     compare(wanted, outcome(part.reads, complete=complete), "by the cutting")

@@ -104,4 +104,4 @@ def test_byte_order_mark_at_the_beginning() -> None:
     stream = b'\xef\xbb\xbfdata: {"choices":[{"finish_reason":"stop"}]}\n\n'
     for step in (1, 2, 5, 1000):
         reads = [stream[at : at + step] for at in range(0, len(stream), step)]
-        assert watched(reads, complete=True).reading.finish_reason == "stop"
+        assert watched(reads, complete=True).readings[0].finish_reason == "stop"

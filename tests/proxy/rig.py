@@ -85,7 +85,8 @@ class Rig:
         assert len(self.reporter.records) == 1
         assert self.path.running == set()
         assert self.router.in_flight == 0
-        assert all(grant.settled is not None for grant in self.limiter.grants)
+        charged = self.reporter.records[0].usage.total_tokens
+        assert all(grant.settled == charged for grant in self.limiter.grants)
         assert self.budget.taken_bytes == 0
         assert self.clock.getDelayedCalls() == []
         return self.reporter.records[0]

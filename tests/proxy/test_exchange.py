@@ -22,7 +22,7 @@ from llmproxy.errors import (
     KeyDisabled,
     ReusedConnectionDied,
 )
-from llmproxy.values import Backend, ModelRoute, TriedBackend
+from llmproxy.values import Backend, ModelRoute, TriedBackend, Usage
 from llmproxy.wire.backoff import Backoff
 from tests.proxy.fakes import FakeRequest, FakeResponse, FakeRouter, Sent, stream_response
 from tests.proxy.rig import Rig
@@ -558,15 +558,59 @@ def test_what_the_limits_get_back(ends: str, tokens: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "last"),
+    [
+        (b"/v1/chat/completions", b"data: [DONE]\n\n"),
+        (b"/v1/responses", b'data: {"type":"response.completed","response":{}}\n\n'),
+        (b"/v1/messages", b'data: {"type":"message_stop"}\n\n'),
+    ],
+)
+def test_client_leaves_at_the_last_word(path: bytes, last: bytes) -> None:
+    """Whoever has had all that the stream had to say has left at its end, not before."""
+    rig, request = Rig(), FakeRequest(b'{"model":"m","stream":true}', path=path)
+    rig.begin(request)
+    response = stream_response()
+    sent_to(rig).answer.callback(response)
+    response.piece(last)
+    request.leave()
+    record = rig.conclusion()
+    assert (record.outcome, record.status, record.usage_source) == ("ok", 200, "estimated")
+
+
+def test_a_backend_that_counts_nothing() -> None:
+    """The record says what is charged, and that it is an estimate."""
+    rig, request = Rig(), FakeRequest()
+    rig.begin(request)
+    body = b'{"choices":[{"message":{"content":"Hello, you"}}]}'
+    response = FakeResponse(headers={b"Content-Type": b"application/json"}, length=len(body))
+    sent_to(rig).answer.callback(response)
+    response.piece(body)
+    response.end()
+    record = rig.conclusion()
+    assert (record.usage_source, record.usage) == ("estimated", Usage(4, 3, 7))
+
+
+def test_an_answer_of_our_own_costs_nothing() -> None:
+    """A backend that dies before the first byte of a plain answer: 502, and no bill."""
+    rig, request = Rig(), FakeRequest()
+    rig.begin(request)
+    response = FakeResponse(headers={b"Content-Type": b"application/json"}, length=10)
+    sent_to(rig).answer.callback(response)
+    response.end(ResponseFailed([]))
+    record = rig.conclusion()
+    assert (record.status, record.usage_source, record.usage.total_tokens) == (502, "none", 0)
+
+
+@pytest.mark.parametrize(
     ("piece", "status", "tokens"),
     [
         (b"", 200, 7),
-        (b'data: {"type":"response.output_text.delta","delta":"Hello"}\n\n', 200, 7 + 61 // 4),
+        (b'data: {"choices":[{"delta":{"content":"Hello"}}]}\n\n', 200, 7 + 1),
         (b"", 503, 0),
     ],
 )
 def test_what_who_leaves_early_is_charged(piece: bytes, status: int, tokens: int) -> None:
-    """The server has begun to work on the prompt: it counts, whatever could be read of the rest."""
+    """The server has begun to work on the prompt: it counts, and what came is in the record too."""
     rig, request = Rig(), FakeRequest(b'{"model":"m","stream":true}')
     rig.begin(request)
     response = stream_response()

@@ -40,7 +40,9 @@ class Relaying:
         self.firsts: list[Relay] = []
         self.relay = Relay(
             self.request,
-            meter=make_meter(stream=is_stream),
+            meter=make_meter(
+                b"/v1/chat/completions", status=200, stream=is_stream, prompt_tokens=1
+            ),
             withholder=withholder,
             clock=self.clock,
             is_stream=is_stream,

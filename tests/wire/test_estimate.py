@@ -1,4 +1,4 @@
-"""Estimates of tokens: what is reserved for a request, and what it is charged."""
+"""Estimates of tokens: what is reserved for a request, and what it has used."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmproxy.values import NO_USAGE, Usage, UsageSource
+from llmproxy.values import NO_USAGE, Usage
 from llmproxy.wire.estimate import (
     USUAL_ANSWER_TOKENS,
+    completed,
     estimate_prompt,
+    estimate_texts,
     longest_answer,
-    spent_tokens,
 )
 
 
@@ -44,24 +45,27 @@ def test_an_answer_is_as_long_as_asked_for(
     assert longest_answer(max_tokens, output) == tokens
 
 
+@pytest.mark.parametrize(("text_bytes", "tokens"), [(0, 0), (1, 1), (4, 1), (5, 2), (400, 100)])
+def test_texts_are_estimated_by_their_size(text_bytes: int, tokens: int) -> None:
+    """A token for four bytes, those that are begun counted whole."""
+    assert estimate_texts(text_bytes) == tokens
+
+
 @pytest.mark.parametrize(
-    ("usage", "source", "answered", "tokens"),
+    ("counted", "seen", "usage"),
     [
-        (Usage(10, 5, 15), "exact", True, 15),
-        (Usage(10, 5, 17), "exact", False, 17),
-        (Usage(0, 7, 7), "partial", True, 107),
-        (Usage(10, 7, 17), "partial", True, 17),
-        (NO_USAGE, "none", True, 150),
-        (NO_USAGE, "none", False, 0),
+        (None, 0, Usage(100, 0, 100)),
+        (None, 7, Usage(100, 7, 107)),
+        (NO_USAGE, 7, Usage(100, 7, 107)),
+        (Usage(10, 0, 10, 4), 7, Usage(10, 7, 17, 4)),
+        (Usage(10, 9, 19, 4, 3), 7, Usage(10, 9, 19, 4, 3)),
+        (Usage(10, 9, 20), 9, Usage(10, 9, 20)),
+        (Usage(0, 9, 9), 7, Usage(100, 9, 109)),
     ],
 )
-def test_what_an_exchange_is_charged(
-    usage: Usage, source: UsageSource, answered: bool, tokens: int
-) -> None:
-    """The backend's counts, and estimates for what it did not count."""
-    assert (
-        spent_tokens(usage, source, prompt_tokens=100, answered=answered, bytes_out=200) == tokens
-    )
+def test_what_was_not_counted_is_completed(counted: Usage | None, seen: int, usage: Usage) -> None:
+    """The backend's counts stand, but for what it left out."""
+    assert completed(counted, prompt_tokens=100, completion_tokens=seen) == usage
 
 
 @given(st.integers(0, 10**9), st.integers(1, 10**6) | st.none())

@@ -14,19 +14,22 @@ from llmproxy.wire.event_shape import MAX_LESSONS, EventShape
 def keys(one: bytes) -> object:
     """Give the keys in an event, those of objects in it as well."""
     return json.loads(
-        one.removeprefix(b"data: "),
+        one[one.index(b"data: ") + 6 :],
         object_pairs_hook=lambda pairs: [
             (name, value if isinstance(value, list) else None) for name, value in pairs
         ],
     )
 
 
-def event(text: str, number: int = 17, key: str = "content", after: str = "") -> bytes:
-    """Write an event with one text."""
+def event(
+    text: str, number: int = 17, key: str = "content", after: str = "", name: str = ""
+) -> bytes:
+    """Write an event with one text; ``after`` may end with the key of the number instead."""
     written = json.dumps(text, ensure_ascii=False)
-    return (
-        f'data: {{"id":"x-{number}","n":{number},"delta":{{"{key}":{written}{after}}}}}\n\n'
-    ).encode()
+    before = f'"id":"x-{number}","n":{number},'
+    if after.endswith(":"):
+        before, after = '"id":"x",', f"{after}{number}"
+    return f'{name}data: {{{before}"delta":{{"{key}":{written}{after}}}}}\n\n'.encode()
 
 
 def shape_of(*events: bytes, key: bytes = b"content") -> EventShape:
@@ -285,21 +288,24 @@ def test_it_takes_so_many_lessons() -> None:
 
 
 _TEXTS = st.text(max_size=6) | st.sampled_from(['"', "\\", '\\"', '":"', '"}}', "", "\n"])
-_AFTER = st.sampled_from(["", "", "", ',"x":null', ',"x":"y"', ',"content":"b"'])
+_AFTER = st.sampled_from(["", "", "", ',"n":', ',"n":', ',"x":null', ',"x":"y"', ',"content":"b"'])
+_NAMES = st.sampled_from(["", "", "event: x\n", "event: x\n", "event: y\n"])
 
 
 @given(
-    lessons=st.lists(st.tuples(st.integers(0, 200), _AFTER), min_size=1, max_size=3),
+    lessons=st.lists(st.tuples(st.integers(0, 200), _AFTER, _NAMES), min_size=1, max_size=3),
     events=st.lists(
-        st.tuples(_TEXTS, st.integers(0, 200), st.sampled_from(["content", "error"]), _AFTER),
+        st.tuples(
+            _TEXTS, st.integers(0, 200), st.sampled_from(["content", "error"]), _AFTER, _NAMES
+        ),
         max_size=5,
     ),
 )
 def test_a_match_is_true(
-    lessons: list[tuple[int, str]], events: list[tuple[str, int, str, str]]
+    lessons: list[tuple[int, str, str]], events: list[tuple[str, int, str, str, str]]
 ) -> None:
     """What is matched has the keys of the lesson in every event, and the count is right."""
-    lesson = [event("a", number, after=after) for number, after in lessons]
+    lesson = [event("a", number, after=after, name=name) for number, after, name in lessons]
     block = b"".join(event(*one) for one in events)
     count = shape_of(*lesson).texts(block)
     if count < 0:

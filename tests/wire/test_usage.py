@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmproxy.values import Usage
-from llmproxy.wire.usage import UsageTally, read_usage
+from llmproxy.wire.usage import (
+    UsageTally,
+    read_messages_usage,
+    read_responses_usage,
+    read_usage,
+)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +51,19 @@ from llmproxy.wire.usage import UsageTally, read_usage
             Usage(1, 0, 1),
         ),
         ({"prompt_tokens": 1, "prompt_tokens_details": [1]}, Usage(1, 0, 1)),
+        # DeepSeek's API, and SGLang.
+        (
+            {"prompt_tokens": 9, "prompt_cache_hit_tokens": 5, "prompt_cache_miss_tokens": 4},
+            Usage(9, 0, 9, 5),
+        ),
+        (
+            {"prompt_tokens": 9, "completion_tokens": 4, "reasoning_tokens": 3},
+            Usage(9, 4, 13, 0, 3),
+        ),
+        (
+            {"prompt_tokens": 9, "reasoning_tokens": "x", "prompt_cache_hit_tokens": -1},
+            Usage(9, 0, 9),
+        ),
     ],
 )
 def test_openai(report: object, usage: Usage) -> None:
@@ -77,12 +96,65 @@ def test_void(report: object) -> None:
     assert read_usage(report) is None
 
 
+@pytest.mark.parametrize(
+    ("report", "usage"),
+    [
+        ({"input_tokens": 17, "output_tokens": 12, "total_tokens": 29}, Usage(17, 12, 29)),
+        ({"input_tokens": 17, "output_tokens": 12}, Usage(17, 12, 29)),
+        (
+            {
+                "input_tokens": 17,
+                "output_tokens": 12,
+                "input_tokens_details": {"cached_tokens": 16},
+                "output_tokens_details": {"reasoning_tokens": 4},
+            },
+            Usage(17, 12, 29, 16, 4),
+        ),
+        ({"input_tokens": 17, "input_tokens_details": None}, Usage(17, 0, 17)),
+        ({"prompt_tokens": 17}, None),
+        ({"input_tokens": None}, None),
+        ({"input_tokens": "17"}, None),
+        ({"input_tokens": 17, "output_tokens": -1}, None),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_responses(report: object, usage: Usage | None) -> None:
+    """The Responses API has other names for the same."""
+    assert read_responses_usage(report) == usage
+
+
+@pytest.mark.parametrize(
+    ("report", "usage"),
+    [
+        ({"input_tokens": 17, "output_tokens": 12}, Usage(17, 12, 29)),
+        (
+            {
+                "input_tokens": 1,
+                "cache_read_input_tokens": 16,
+                "cache_creation_input_tokens": 3,
+                "output_tokens": 12,
+            },
+            Usage(20, 12, 32, 16),
+        ),
+        ({"input_tokens": 1, "cache_read_input_tokens": None, "output_tokens": 2}, Usage(1, 2, 3)),
+        ({"output_tokens": 2}, Usage(0, 2, 2)),
+        ({"input_tokens": 1, "cache_read_input_tokens": "x"}, None),
+        ({"input_tokens": 1.5}, None),
+        ({"input_tokens": 1, "output_tokens": True}, None),
+        ({"service_tier": "standard"}, None),
+        ([], None),
+    ],
+)
+def test_messages(report: object, usage: Usage | None) -> None:
+    """The Messages API counts what the cache took part in apart from the rest of the prompt."""
+    assert read_messages_usage(report) == usage
+
+
+_KEYS = ["prompt_tokens", "prompt_tokens_details", "input_tokens", "output_tokens_details", "x"]
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: (
-        st.lists(inner)
-        | st.dictionaries(st.sampled_from(["prompt_tokens", "prompt_tokens_details", "x"]), inner)
-    ),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(_KEYS), inner),
     max_leaves=6,
 )
 
@@ -90,8 +162,9 @@ _JSON = st.recursive(
 @given(report=_JSON)
 def test_never_raises(report: object) -> None:
     """Any JSON at all gives counts that are not negative, or none."""
-    usage = read_usage(report)
-    assert usage is None or min(usage.prompt_tokens, usage.total_tokens, usage.cached_tokens) >= 0
+    for read in (read_usage, read_responses_usage, read_messages_usage):
+        usage = read(report)
+        assert usage is None or min(attrs.astuple(usage)) >= 0
 
 
 def test_nothing_reported() -> None:
