@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from llmproxy.proxy.meter import NOTHING_COUNTED, make_meter
 from llmproxy.values import MeterReading, Usage
 from tests import recorded
+from tests.proxy import written_readings
 from tests.proxy.metering import (
     CHAT,
     DONE,
@@ -181,6 +183,40 @@ def test_recorded(name: str) -> None:
 def test_recorded_at_any_chunking(name: str, sizes: list[int]) -> None:
     """However a recorded answer is cut, it reads the same."""
     assert readings_of(name, sizes) == READINGS[name]
+
+
+# Streams written after the formats of TGI, SGLang and Ollama
+
+WRITTEN = Path(__file__).parent.parent / "written"
+
+
+def written_reading(name: str, sizes: list[int], *, complete: bool = True) -> MeterReading:
+    """Meter a written stream in pieces of these sizes."""
+    body = (WRITTEN / f"{name}.sse").read_bytes()
+    endpoint, _ = written_readings.READINGS[name]
+    return read(chop(body, sizes), endpoint=endpoint, complete=complete)
+
+
+def test_every_written_stream_has_its_reading() -> None:
+    """The table has all of them, and no others."""
+    assert set(written_readings.READINGS) == {path.stem for path in WRITTEN.glob("*.sse")}
+
+
+@given(name=st.sampled_from(sorted(written_readings.READINGS)), sizes=SIZES)
+def test_written_at_any_chunking(name: str, sizes: list[int]) -> None:
+    """However a written stream is cut, it reads as the table says."""
+    _, reading = written_readings.READINGS[name]
+    assert written_reading(name, sizes) == reading
+
+
+@pytest.mark.parametrize("name", sorted(written_readings.READINGS))
+def test_written(name: str) -> None:
+    """Each reads as the table says, and is over at its last event, however the client leaves."""
+    _, reading = written_readings.READINGS[name]
+    for sizes in ([], [1], [7]):
+        assert written_reading(name, sizes) == reading
+        if not reading.error:
+            assert written_reading(name, sizes, complete=False) == reading
 
 
 # What was seen of real servers, by name
