@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from llmproxy.values import MeterReading
+from llmproxy.values import NO_USAGE, MeterReading, UsageSource
 from llmproxy.wire.dialect import Dialect
 from llmproxy.wire.estimate import completed, estimate_texts
 from llmproxy.wire.skeleton import BLOCK_BYTES, Skeleton
@@ -81,13 +81,22 @@ class PlainMeter:
         dialect = self._make_dialect()
         is_read = self._read(dialect)
         counted = dialect.usage()
+        source: UsageSource
         if counted is not None and dialect.counts_all:
-            return self._of(dialect, MeterReading(counted, "exact"))
-        if dialect.error:
-            return self._of(dialect, MeterReading())
-        seen = estimate_texts(dialect.text_bytes) if is_read else self._by_size()
-        usage = completed(counted, prompt_tokens=self._prompt_tokens, completion_tokens=seen)
-        return self._of(dialect, MeterReading(usage, "estimated"))
+            usage, source = counted, "exact"
+        elif dialect.error:
+            usage, source = NO_USAGE, "none"
+        else:
+            seen = estimate_texts(dialect.text_bytes) if is_read else self._by_size()
+            usage = completed(counted, prompt_tokens=self._prompt_tokens, completion_tokens=seen)
+            source = "estimated"
+        return MeterReading(
+            usage=usage,
+            usage_source=source,
+            finish_reason=dialect.finish_reason,
+            tool_calls=dialect.tool_calls(),
+            error=dialect.error,
+        )
 
     def _by_size(self) -> int:
         """Estimate the tokens of an answer that cannot be looked into."""
@@ -110,17 +119,6 @@ class PlainMeter:
         skeleton.feed(b"".join(self._pieces))
         self._pieces.clear()
         self._unread_bytes = 0
-
-    @staticmethod
-    def _of(dialect: Dialect, reading: MeterReading) -> MeterReading:
-        """Add what else the answer says."""
-        return MeterReading(
-            usage=reading.usage,
-            usage_source=reading.usage_source,
-            finish_reason=dialect.finish_reason,
-            tool_calls=dialect.tool_calls(),
-            error=dialect.error,
-        )
 
 
 def _last_usage(tail: bytes) -> object:

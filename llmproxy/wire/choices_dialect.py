@@ -105,9 +105,11 @@ class ChoicesDialect:
         choices = objects(answer.choices)
         for position, choice in enumerate(choices):
             self._take(choice, position, "message")
-        self.take_usage(answer.usage)
-        if self.usage() is None:
+        usage = read_usage(answer.usage)
+        if usage is None:
             self.text_bytes = text_bytes(choices, _TEXT_KEYS)
+        else:
+            self._tally.add_of_answer(usage)
         return True
 
     def take_usage(self, report: object) -> None:

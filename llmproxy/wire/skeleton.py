@@ -19,9 +19,12 @@ TAIL_BYTES: Final = 64 * 1024
 
 _QUOTE: Final = b'"'
 _STRING_REST = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)
-_NUMBERS = re.compile(rb"(?<=[\[,])\s*(?:-?[\d.eE+-]+\s*,\s*){8,}")
+_SHORT_STRINGS = re.compile(rb'(?:[^"]*"[^"\\]{0,%d}")*' % LONGEST_STRING_BYTES)
+_NUMBERS: Final = rb"(?<=[\[,])\s*(?:-?[\d.eE+-]+\s*,\s*){8,}"
 """Numbers with their commas, in a row that began before and goes on behind: without them it is as
 valid as with them."""
+_ROW = re.compile(_NUMBERS)
+_STRING_OR_ROW = re.compile(rb'("[^"\\]*")|' + _NUMBERS)
 
 
 class Skeleton:
@@ -45,21 +48,27 @@ class Skeleton:
 
     def feed(self, piece: bytes) -> None:
         """Take the next piece, cut anywhere."""
-        at, size = 0, len(piece)
+        for start in range(0, len(piece), BLOCK_BYTES):
+            self._feed(piece[start : start + BLOCK_BYTES])
+            if len(self.text) > LIMIT_BYTES:
+                self.cut = True
+            if self.cut:
+                del self.text[:-TAIL_BYTES]
+
+    def _feed(self, block: bytes) -> None:
+        at, size = 0, len(block)
         while at < size:
             if self._string is not None:
-                at = self._in_string(self._string, piece, at)
+                at = self._in_string(self._string, block, at)
                 continue
-            quote = piece.find(_QUOTE, at)
+            run = _SHORT_STRINGS.match(block, at)
+            assert run is not None, "it matches nothing as well"
+            quote = block.find(_QUOTE, run.end())
             end = size if quote < 0 else quote
-            self.text += _NUMBERS.sub(b"", piece[at:end])
+            self.text += _without_rows(block[at:end])
             at = end + 1
             if quote >= 0:
                 self._string = bytearray()
-        if len(self.text) > LIMIT_BYTES:
-            self.cut = True
-        if self.cut:
-            del self.text[:-TAIL_BYTES]
 
     def _in_string(self, string: bytearray, piece: bytes, at: int) -> int:
         """Take the rest of a string, as far as it goes; return where that is."""
@@ -81,3 +90,8 @@ class Skeleton:
             string += piece[end:]
             return len(piece)
         return end
+
+
+def _without_rows(text: bytes) -> bytes:
+    """Take the rows of numbers out of a text whose strings are whole and have no escapes."""
+    return _STRING_OR_ROW.sub(rb"\1", text) if _ROW.search(text) else text
