@@ -137,7 +137,7 @@ class StreamMeter:
         """Learn what the last event with text looks like, if the text is all there is in it."""
         start = block.rfind(b"\n", 0, text_at) + 1
         named_at = block.rfind(b"\n", 0, max(start - 1, 0)) + 1
-        if block.startswith(_NAME_LINE, named_at) and b'"' not in block[named_at:start]:
+        if block.startswith(_NAME_LINE, named_at):
             start = named_at
         line_end = block.find(b"\n", text_at)
         if sign_at >= start or line_end < 0:

@@ -121,6 +121,7 @@ def test_backslashes_are_left_to_others(text: str) -> None:
         b'data: {"x":"\\n","content":"a"}\n\n',
         b'event: x\nevent: y\ndata: {"content":"a"}\n\n',
         b'data: x\ndata: {"content":"a"}\n\n',
+        b'event: {"text":"a"}\ndata: {"content":"a"}\n\n',
         b'\n\ndata: {"content":"a"}\n\n',
         b'\rdata: {"content":"a"}\n\n',
         b'data: {"content":"a',
