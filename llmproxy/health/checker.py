@@ -16,6 +16,7 @@ import msgspec
 from treq.client import HTTPClient
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.error import TimeoutError as ConnectTimedOut
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -121,24 +122,23 @@ class HealthChecker(Service):
         asked.addTimeout(self._settings.timeout, self._clock, AskTimedOut.instead)
         try:
             verdict = await asked
-        except AskTimedOut as error:
-            verdict = _Verdict("failed", str(error))
-            if self.running and self._is_at_work(patient):
+        except Exception as error:  # noqa: BLE001 - a backend that cannot be asked is not healthy
+            verdict = _Verdict("failed", reason_of(Failure()))
+            if isinstance(error, AskTimedOut | ConnectTimedOut) and self._is_at_work(patient):
                 self._log.debug(
-                    "backend {backend} gave {reason}, but its streams move: that does not count",
+                    "a check of backend {backend} does not count, for its answers move: {reason}",
                     backend=patient.backend.name,
                     reason=verdict.reason,
                 )
                 return
-        except Exception:  # noqa: BLE001 - a backend that cannot be asked is not healthy
-            verdict = _Verdict("failed", reason_of(Failure()))
         if self.running:
             self._judge(patient, verdict)
 
     def _is_at_work(self, patient: _Patient) -> bool:
         """Say whether an answer of a backend has moved while it was asked, or since its last turn.
 
-        Servers that work in one thread answer nothing else while they compute.
+        Servers that work in one thread answer nothing else while they compute, and accept no
+        connections once enough of them wait.
         """
         settings = self._settings
         lately_s = max(settings.interval, settings.timeout)

@@ -12,6 +12,7 @@ from treq.client import HTTPClient
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.error import TimeoutError as ConnectTimedOut
 from twisted.internet.task import Clock, deferLater
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
@@ -239,6 +240,14 @@ class HealthCheckerTests(TestCase):
         self.assertEqual(len(self.agent.asked), 21)
         self.assertTrue(all(asked.cancelled for asked in self.agent.asked[:-1]))
         self.assertEqual((self.sink.verdicts, self.logged), ([], ["debug"] * 20))
+
+    def test_connect_timeout_while_streams_move(self) -> None:
+        """Nor is one that is too busy to take the connection."""
+        self.activity.last_s["a"] = 0.0
+        self.begin(rule=lambda asked: asked.fail(ConnectTimedOut()), unhealthy_threshold=1)
+        self.assertEqual((self.sink.verdicts, self.logged), ([], ["debug"]))
+        self.rounds(2)
+        self.assertEqual(self.sink.verdicts, [("a", "down")])
 
     def test_timeout_while_streams_stall(self) -> None:
         """Pieces that came before the last turn do not count, nor those of another backend."""
