@@ -22,6 +22,7 @@ from llmproxy.backends.models import (
     is_literal,
     matches_any,
 )
+from llmproxy.backends.pool import choosable, leads_to, pool_of, rested
 from llmproxy.backends.queue import BackendQueue
 from llmproxy.backends.state import BackendState, Health
 from llmproxy.config.model import Model
@@ -39,7 +40,6 @@ from llmproxy.interfaces import (
 )
 from llmproxy.values import Backend, BackendStatus, ModelCard, ModelRoute, Principal
 from llmproxy.vitals.breaker import Breaker, BreakerSettings
-from llmproxy.vitals.ejection import left_in
 from llmproxy.vitals.slow_start import SlowStart
 
 _MAX_ROUTES = 1000
@@ -139,7 +139,8 @@ class BackendDirectory:
     ) -> IBackendLease:
         """Choose a backend that can take the request now, and count it; see `IRouter`."""
         now_s = self._clock.seconds()
-        candidates = self._left_in(route, now_s)
+        pool = pool_of(route, self._states.values())
+        candidates = rested(choosable(pool, self._max_ejected_percent, now_s), now_s)
         if tried:
             candidates = [state for state in candidates if state.name not in tried]
         if not candidates:
@@ -174,27 +175,6 @@ class BackendDirectory:
         """There may be room for those that wait, or nobody left to wait for."""
         if self._queue.waiting:
             self._queue.look()
-
-    def _left_in(self, route: ModelRoute, now_s: float) -> Sequence[BackendState]:
-        """Give those that can take requests now, and that breakers do not leave out."""
-        pool = self._pool(route)
-        settled = True
-        for state in pool:
-            if not state.settled:
-                state.look(now_s)
-                settled = settled and state.settled
-        if settled:
-            return pool
-        left = left_in(pool, self._max_ejected_percent, now_s)
-        # Those that asked to be left alone are, as long as there is anybody else.
-        return [state for state in left if not state.rests(now_s)] or left
-
-    def _pool(self, route: ModelRoute) -> Sequence[BackendState]:
-        return [
-            state
-            for state in self._states.values()
-            if state.health == "up" and not state.drained and _leads_to(route, state)
-        ]
 
     # IModelCatalog
 
@@ -236,7 +216,7 @@ class BackendDirectory:
             listed.context
             for state in self._states.values()
             if state.listed is not None
-            and _leads_to(route, state)
+            and leads_to(route, state)
             and (listed := state.listed.get(route.upstream_model)) is not None
             and listed.context is not None
         ]
@@ -250,8 +230,9 @@ class BackendDirectory:
         ejected: set[str] = set()
         if not all(state.settled for state in self._states.values()):
             for route in self._known_routes():
-                left = {state.name for state in self._left_in(route, now_s)}
-                ejected.update(state.name for state in self._pool(route) if state.name not in left)
+                pool = pool_of(route, self._states.values())
+                left = {one.name for one in choosable(pool, self._max_ejected_percent, now_s)}
+                ejected.update(one.name for one in pool if one.name not in left)
         return [
             state.status(now_s, ejected=state.name in ejected) for state in self._states.values()
         ]
@@ -307,13 +288,6 @@ class BackendDirectory:
         self._states[name].listed = models
         self._routes.clear()
         self._look()
-
-
-def _leads_to(route: ModelRoute, state: BackendState) -> bool:
-    """Say whether a route may use a backend; named backends are taken at the operator's word."""
-    if route.backends is not None:
-        return state.name in route.backends
-    return state.serves(route.upstream_model)
 
 
 def _may_use(principal: Principal, model_id: str) -> bool:
