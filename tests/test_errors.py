@@ -66,6 +66,7 @@ TABLE = {
     "Draining": (503, "overloaded_error", "draining"),
     "GatewayTimeout": (504, "timeout_error", "timeout"),
     "FirstByteTimeout": (504, "timeout_error", "first_byte_timeout"),
+    "StallTimeout": (504, "timeout_error", "stall_timeout"),
 }
 """The contract's table: class -> status, type, code."""
 
