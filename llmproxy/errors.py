@@ -58,6 +58,10 @@ class StoreUnavailable(LLMProxyError):
     """A database, cache or service that we ask is down, slow, or gave nonsense; try again later."""
 
 
+class ValueRefused(LLMProxyError):
+    """A database cannot hold a value that it was given to store; another try changes nothing."""
+
+
 class MalformedRecord(StoreUnavailable):
     """What a source says of a key restricts it, and cannot be read; the key cannot be judged."""
 

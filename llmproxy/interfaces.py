@@ -7,7 +7,7 @@ Implementations live in the rooms above and are handed to their users by constru
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from twisted.web.iweb import IResponse
 from zope.interface import Attribute, Interface
@@ -243,6 +243,7 @@ class IUsageTotals(Interface):
 class IDatabase(Interface):
     """One SQL database."""
 
+    dialect: Literal["postgres", "mysql", "sqlite"] = Attribute("Whose SQL it speaks.")
     marker: str = Attribute("What stands for a parameter in its statements: ``?`` or ``%s``.")
     quote: str = Attribute(
         "What stands on both sides of an identifier: a double quote or backtick."
@@ -254,6 +255,18 @@ class IDatabase(Interface):
         Returns:
             A Deferred of the rows; it fails with `StoreUnavailable`, also when there is no answer
             in the configured time. Cancelling it leaves the answer unread.
+        """
+
+    def write(statement: str, rows: Sequence[Sequence[Any]]) -> Deferred[None]:
+        """Run a statement with each of these rows of parameters, in one transaction.
+
+        It is never run a second time by itself: whoever does that knows that it may.
+
+        Returns:
+            A Deferred that fires when all of it is committed. It fails with `ValueRefused` when a
+            parameter is what a column cannot hold, and with `StoreUnavailable` as `query`; then
+            nothing of it is stored, or, when the connection broke at the end, all of it may be.
+            Cancelling it leaves that open, too.
         """
 
 

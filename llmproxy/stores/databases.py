@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from llmproxy.config.model_stores import Database
-from llmproxy.errors import StoreUnavailable
+from llmproxy.errors import StoreUnavailable, ValueRefused
 from llmproxy.interfaces import IDatabase
 from llmproxy.stores.sql_connection import ConnectionBroken, Rows, SqlConnection, SqlDriver
 
@@ -74,6 +74,7 @@ class SqlDatabase(Service):
         reactor: Gives the time, and is told by the threads.
 
     Attributes:
+        dialect: Whose SQL it speaks.
         marker: What stands for a parameter in statements.
         quote: What stands on both sides of an identifier.
     """
@@ -81,6 +82,7 @@ class SqlDatabase(Service):
     _log = Logger()
 
     def __init__(self, settings: Database, driver: SqlDriver, reactor: Any) -> None:
+        self.dialect = driver.dialect
         self.marker = driver.marker
         self.quote = driver.quote
         self._settings = settings
@@ -125,6 +127,14 @@ class SqlDatabase(Service):
         broken: the server may have been restarted since. Parameters that the database cannot
         hold, such as a text with a NUL, find nothing.
         """
+        return self._ask(_Question(statement, parameters))
+
+    def write(self, statement: str, rows: Sequence[Sequence[Any]]) -> Deferred[None]:
+        """Write; see `IDatabase.write`."""
+        return self._ask(_Question(statement, rows, writes=True)).addCallback(lambda _: None)
+
+    def _ask(self, question: _Question) -> Deferred[Rows]:
+        """Have a question asked when a connection is free."""
         if not self.running:
             return fail(self._unavailable("it is not asked any more"))
         size = self._settings.pool_size
@@ -132,7 +142,6 @@ class SqlDatabase(Service):
             return fail(self._unavailable("no answer came to the last questions"))
         if len(self._waiting) >= MAX_WAITING_EACH * size:
             return fail(self._unavailable("too many questions wait for it"))
-        question = _Question(statement, parameters)
         question.answer = Deferred(lambda _: self._forget(question))
         question.timer = self._reactor.callLater(self._settings.timeout, self._give_up, question)
         self._waiting.append(question)
@@ -152,11 +161,11 @@ class SqlDatabase(Service):
             self._busy[asker] = question
             asker.ask(question)
 
-    def _on_outcome(self, asker: _Asker, outcome: Rows | StoreUnavailable | Failure) -> None:
+    def _on_outcome(self, asker: _Asker, outcome: _Outcome) -> None:
         """Tell the reactor; runs in the asker's thread."""
         self._reactor.callFromThread(self._conclude, asker, outcome)
 
-    def _conclude(self, asker: _Asker, outcome: Rows | StoreUnavailable | Failure) -> None:
+    def _conclude(self, asker: _Asker, outcome: _Outcome) -> None:
         question = self._busy.pop(asker, None)
         if question is None:  # it was left behind
             return
@@ -174,7 +183,11 @@ class SqlDatabase(Service):
             self._fail(question, str(outcome))
         else:
             self._tell_of_return()
-            if not question.answer.called:
+            if question.answer.called:
+                pass
+            elif isinstance(outcome, ValueRefused):
+                question.answer.errback(outcome)
+            else:
                 question.answer.callback(outcome)
         self._dispatch()
         if self._stop_timer is not None and not self._busy:
@@ -241,7 +254,8 @@ class _Question:
 
     Attributes:
         statement: What is asked; with `parameters`.
-        parameters: In the order of their markers.
+        parameters: In the order of their markers; where it writes, a row of them for each time.
+        writes: Whether it is run with each of several rows, in one transaction.
         given_up: Whether its time is over.
         answer: Fires with the rows.
         timer: Gives it up.
@@ -249,6 +263,7 @@ class _Question:
 
     statement: str
     parameters: Sequence[Any] = attrs.field(repr=False)  # keys, perhaps
+    writes: bool = False
     given_up: bool = False
     answer: Deferred[Rows] = attrs.field(factory=Deferred, repr=False)
     timer: Any = attrs.field(default=None, repr=False)
@@ -256,7 +271,11 @@ class _Question:
     @property
     def only_reads(self) -> bool:
         """Whether asking it twice does no more than asking it once."""
-        return self.statement.lstrip()[:6].upper() == "SELECT"
+        return not self.writes and self.statement.lstrip()[:6].upper() == "SELECT"
+
+
+_Outcome = Rows | StoreUnavailable | ValueRefused | Failure
+"""What a question ended with."""
 
 
 class _Asker:
@@ -272,7 +291,7 @@ class _Asker:
         self,
         driver: SqlDriver,
         name: str,
-        on_outcome: Callable[[_Asker, Rows | StoreUnavailable | Failure], None],
+        on_outcome: Callable[[_Asker, _Outcome], None],
     ) -> None:
         self._driver = driver
         self._on_outcome = on_outcome
@@ -297,10 +316,10 @@ class _Asker:
 
     def _run(self) -> None:
         while (question := self._questions.get()) is not None:
-            outcome: Rows | StoreUnavailable | Failure
+            outcome: _Outcome
             try:
                 outcome = self._rows(question)
-            except StoreUnavailable as error:
+            except (StoreUnavailable, ValueRefused) as error:
                 outcome = error
             except Exception:  # noqa: BLE001 - the thread's outermost edge; it is logged
                 outcome = Failure()
@@ -325,6 +344,9 @@ class _Asker:
 
     def _ask_once(self, connection: SqlConnection, question: _Question) -> Rows:
         try:
+            if question.writes:
+                connection.write(question.statement, question.parameters)
+                return ()
             return connection.ask(question.statement, question.parameters)
         except ConnectionBroken:
             self._drop()

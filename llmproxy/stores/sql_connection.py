@@ -12,12 +12,15 @@ import os
 import socket
 import threading
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from llmproxy.errors import StoreUnavailable
 
 Rows = Sequence[Sequence[Any]]
 """What a query gives."""
+
+Dialect = Literal["postgres", "mysql", "sqlite"]
+"""Whose SQL a database speaks."""
 
 
 class ConnectionBroken(StoreUnavailable):
@@ -43,6 +46,15 @@ class SqlConnection(Protocol):
             StoreUnavailable: The database cannot or will not answer.
         """
 
+    def write(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run a statement with each of these rows of parameters, in one transaction.
+
+        Raises:
+            ValueRefused: A parameter is what a column cannot hold; nothing is stored.
+            ConnectionBroken: The connection is lost; it is not known what was stored.
+            StoreUnavailable: The database cannot or will not do it; nothing is stored.
+        """
+
     def cut(self) -> None:
         """End what it is at, from another thread; it is broken then. It may be closed already."""
 
@@ -53,6 +65,8 @@ class SqlConnection(Protocol):
 class SqlDriver(Protocol):
     """Connects to one database."""
 
+    dialect: Dialect
+    """Whose SQL it speaks."""
     marker: str
     """What stands for a parameter in statements."""
     quote: str

@@ -16,8 +16,8 @@ import pymysql
 from pymysql.constants import CR, ER
 
 from llmproxy.config.model_stores import Database
-from llmproxy.errors import StoreUnavailable
-from llmproxy.stores.sql_connection import ConnectionBroken, Rows
+from llmproxy.errors import StoreUnavailable, ValueRefused
+from llmproxy.stores.sql_connection import ConnectionBroken, Dialect, Rows
 
 DEFAULT_PORT: Final = 3306
 SOCKET_NAME: Final = "mysqld.sock"
@@ -55,6 +55,7 @@ class MysqlDriver:
         ValueError: ``dsn`` is not a URL for MySQL; nothing of it is shown.
     """
 
+    dialect: Dialect = "mysql"
     marker = "%s"
     quote = "`"
 
@@ -135,12 +136,33 @@ class MysqlConnection:
         except UnicodeEncodeError:
             return ()
         except (pymysql.MySQLError, OSError, UnicodeDecodeError) as error:
-            code = _code(error)
-            if isinstance(error, pymysql.DataError) or code in _NOTHING_IS_EQUAL:
+            if isinstance(error, pymysql.DataError) or _code(error) in _NOTHING_IS_EQUAL:
                 return ()
-            broken = not self._connection.open or code in _LOST
-            kind = ConnectionBroken if broken else StoreUnavailable
-            raise kind(_reason(error, "the query fails")) from None
+            raise self._translated(error) from None
+
+    def write(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Write; see `SqlConnection.write`."""
+        try:
+            self._connection.begin()
+            try:
+                with self._connection.cursor() as cursor:
+                    cursor.executemany(statement, rows)
+                self._connection.commit()
+            except BaseException:
+                with contextlib.suppress(pymysql.MySQLError, OSError):  # it may be broken
+                    self._connection.rollback()
+                raise
+        except UnicodeEncodeError as error:
+            raise ValueRefused(type(error).__name__) from None
+        except (pymysql.MySQLError, OSError) as error:
+            if isinstance(error, pymysql.DataError):
+                raise ValueRefused(_reason(error, "a value is refused")) from None
+            raise self._translated(error) from None
+
+    def _translated(self, error: Exception) -> StoreUnavailable:
+        broken = not self._connection.open or _code(error) in _LOST
+        kind = ConnectionBroken if broken else StoreUnavailable
+        return kind(_reason(error, "the query fails"))
 
     def cut(self) -> None:
         """Do nothing: the timeouts of the connection end what it is at."""

@@ -14,12 +14,12 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from llmproxy.config.model_stores import Database
-from llmproxy.errors import StoreUnavailable
-from llmproxy.stores.sql_connection import ConnectionBroken, Lifeline, Rows
+from llmproxy.errors import StoreUnavailable, ValueRefused
+from llmproxy.stores.sql_connection import ConnectionBroken, Dialect, Lifeline, Rows
 
 DEFAULT_PORT: Final = 5432
 
-_NOTHING_IS_EQUAL: Final = (psycopg.DataError, UnicodeEncodeError)
+_UNSTORABLE: Final = (psycopg.DataError, UnicodeEncodeError)
 """Errors that mean that a parameter is none of the column's values, nor can be."""
 
 
@@ -33,6 +33,7 @@ class PostgresDriver:
         ValueError: ``dsn`` is not a connection string; nothing of it is shown.
     """
 
+    dialect: Dialect = "postgres"
     marker = "%s"
     quote = '"'
 
@@ -96,11 +97,24 @@ class PostgresConnection:
         try:
             cursor = self._connection.execute(statement.encode("utf-8"), tuple(parameters))
             return cursor.fetchall() if cursor.description else ()
-        except _NOTHING_IS_EQUAL:
+        except _UNSTORABLE:
             return ()
         except (psycopg.Error, UnicodeDecodeError) as error:
-            kind = ConnectionBroken if self._connection.closed else StoreUnavailable
-            raise kind(_reason(error, "the query fails")) from None
+            raise self._translated(error) from None
+
+    def write(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Write; see `SqlConnection.write`."""
+        try:
+            with self._connection.transaction(), self._connection.cursor() as cursor:
+                cursor.executemany(statement.encode("utf-8"), rows)
+        except _UNSTORABLE as error:
+            raise ValueRefused(_reason(error, "a value is refused")) from None
+        except psycopg.Error as error:
+            raise self._translated(error) from None
+
+    def _translated(self, error: Exception) -> StoreUnavailable:
+        kind = ConnectionBroken if self._connection.closed else StoreUnavailable
+        return kind(_reason(error, "the query fails"))
 
     def cut(self) -> None:
         """End what it is at, from another thread."""

@@ -1,4 +1,4 @@
-"""SQLite files of others, which are asked for keys. The gateway's own file is elsewhere.
+"""SQLite files of others: asked for keys, given usage. The gateway's own file is elsewhere.
 
 It knows nothing of threads and pools, nor of what is in the file.
 """
@@ -14,10 +14,11 @@ from typing import Final
 from urllib.parse import quote
 
 from llmproxy.config.model_stores import Database
-from llmproxy.errors import StoreUnavailable
-from llmproxy.stores.sql_connection import ConnectionBroken, Rows
+from llmproxy.errors import StoreUnavailable, ValueRefused
+from llmproxy.stores.sql_connection import ConnectionBroken, Dialect, Rows
 
-_NOTHING_IS_EQUAL: Final = (sqlite3.DataError, UnicodeEncodeError, OverflowError)
+_UNSTORABLE: Final = (sqlite3.DataError, UnicodeEncodeError, OverflowError)
+"""Errors that mean that a parameter is none of its values: in a question, nothing is equal to it."""
 
 
 class SqliteDriver:
@@ -27,6 +28,7 @@ class SqliteDriver:
         settings: One of ``storage.databases``.
     """
 
+    dialect: Dialect = "sqlite"
     marker = "?"
     # Not a double quote: what SQLite finds between two of these and is no column is a text to it.
     quote = "`"
@@ -75,11 +77,26 @@ class SqliteConnection:
         """Ask; see `SqlConnection.ask`."""
         try:
             return self._connection.execute(statement, tuple(parameters)).fetchall()
-        except _NOTHING_IS_EQUAL:
+        except _UNSTORABLE:
             return ()
         except (sqlite3.Error, UnicodeDecodeError) as error:
-            kind = ConnectionBroken if _is_damaged(error) else StoreUnavailable
-            raise kind(_reason(error)) from None
+            raise _translated(error) from None
+
+    def write(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
+        """Write; see `SqlConnection.write`."""
+        try:
+            # At once, or two processes that both read first could not both go on to write.
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                self._connection.executemany(statement, rows)
+                self._connection.execute("COMMIT")
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+        except _UNSTORABLE as error:
+            raise ValueRefused(type(error).__name__) from None
+        except sqlite3.Error as error:
+            raise _translated(error) from None
 
     def cut(self) -> None:
         """End what it is at, from another thread."""
@@ -95,6 +112,11 @@ class SqliteConnection:
 def _identity(path: Path) -> tuple[int, int]:
     status = os.stat(path)
     return status.st_dev, status.st_ino
+
+
+def _translated(error: Exception) -> StoreUnavailable:
+    kind = ConnectionBroken if _is_damaged(error) else StoreUnavailable
+    return kind(_reason(error))
 
 
 def _is_damaged(error: Exception) -> bool:

@@ -162,6 +162,7 @@ class MemoryRedis:
 class MemoryDatabase:
     """A real SQLite in memory, asked in the same turn."""
 
+    dialect = "sqlite"
     marker = "?"
     quote = '"'
 
@@ -176,6 +177,10 @@ class MemoryDatabase:
             return succeed(self.connection.execute(statement, parameters).fetchall())
         except sqlite3.Error as error:
             return fail(StoreUnavailable(str(error)))
+
+    def write(self, statement: str, rows: Sequence[Sequence[Any]]) -> Deferred[None]:
+        """Refuse: no source of keys writes."""
+        raise NotImplementedError
 
 
 @implementer(IKeyStore)

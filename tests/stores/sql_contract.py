@@ -15,7 +15,7 @@ from zope.interface.verify import verifyObject
 
 from llmproxy.config.model_stores import Database
 from llmproxy.config.setting import Duration, Secret
-from llmproxy.errors import StoreUnavailable
+from llmproxy.errors import StoreUnavailable, ValueRefused
 from llmproxy.interfaces import IDatabase
 from llmproxy.stores.databases import SqlDatabase, make_database
 from tests.services import DATABASE, PASSWORD, USER
@@ -142,6 +142,47 @@ class Contract:
             )
             assert list(rows) == []
         assert not [line for line in self.logged if line.startswith("database ")]
+
+    async def test_writes(self) -> None:
+        """All rows of them, whatever texts are in them, and no rows at all."""
+        database = self.table()
+        marker = database.marker
+        statement = f"INSERT INTO things VALUES ({marker}, {marker})"
+        rows = [(text, number) for number, text in enumerate(ODD_TEXTS)]
+        many = [("x", number) for number in range(100, 3100)]
+        assert await database.write(statement, rows) is None
+        await database.write(statement, many)
+        await database.write(statement, [])
+        found = await database.query("SELECT txt, number FROM things ORDER BY number", ())
+        assert [tuple(row) for row in found] == rows + many
+
+    async def test_writes_that_fail(self) -> None:
+        """Nothing of them is stored, no parameter is shown, and the connection is in order."""
+        database = self.table()
+        marker = database.marker
+        self.execute("CREATE UNIQUE INDEX things_number ON things (number)")
+        statement = f"INSERT INTO things VALUES ({marker}, {marker})"
+        await database.write(statement, [("a", 1)])
+        rows = [("canary", 2), ("canary", 1), ("canary", 3)]
+        failed = await self.assertFailure(database.write(statement, rows), StoreUnavailable)
+        assert "canary" not in str(failed)
+        await self.assertFailure(database.write("INSERT INTO nowhere", [()]), StoreUnavailable)
+        found = await database.query("SELECT txt, number FROM things", ())
+        assert [tuple(row) for row in found] == [("a", 1)]
+        assert "canary" not in "".join(self.logged)
+
+    async def test_values_that_cannot_be_stored(self) -> None:
+        """They are told apart from an outage, and nothing is stored beside them."""
+        database = self.table()
+        marker = database.marker
+        statement = f"INSERT INTO things VALUES ({marker}, {marker})"
+        for unstorable in (("\udcff", 2), ("canary", 10**30)):
+            rows = [("a", 1), unstorable]
+            failed = await self.assertFailure(database.write(statement, rows), ValueRefused)
+            assert "canary" not in str(failed)
+        assert list(await database.query("SELECT txt FROM things", ())) == []
+        assert not [line for line in self.logged if line.startswith("database ")]
+        await database.write(statement, [("a", 1)])
 
     async def test_identifiers_are_quoted(self) -> None:
         """A reserved word can be a name; a name that is not there is an error, not a text."""

@@ -15,9 +15,9 @@ from twisted.internet.defer import gatherResults
 
 from llmproxy.config.model_stores import Database
 from llmproxy.config.setting import Duration
-from llmproxy.errors import StoreUnavailable
+from llmproxy.errors import StoreUnavailable, ValueRefused
 from llmproxy.stores.databases import SqlDatabase
-from llmproxy.stores.sql_connection import ConnectionBroken, SqlConnection
+from llmproxy.stores.sql_connection import ConnectionBroken, Dialect, SqlConnection
 from tests.stores.reactor_case import reactor
 from tests.stores.sql_contract import DatabaseCase
 
@@ -52,6 +52,10 @@ class FakeConnection:
             raise self._driver.errors.pop(0)
         return [(statement,)]
 
+    def write(self, statement: str, rows: Sequence[Any]) -> None:
+        """Wait until it may write."""
+        self.ask(f"{statement} x {len(rows)}", ())
+
     def cut(self) -> None:
         """Cannot be cut."""
 
@@ -63,6 +67,7 @@ class FakeConnection:
 class FakeDriver:
     """Connects to nothing."""
 
+    dialect: Dialect = "sqlite"
     marker = "?"
     quote = '"'
 
@@ -123,6 +128,22 @@ class PoolTests(DatabaseCase):
         await self.assertFailure(database.query("SELECT 3", ()), StoreUnavailable)
         assert self.driver.asked[-1] == "SELECT 3"
         assert self.driver.errors != []
+
+    async def test_writes(self) -> None:
+        """They are never run twice, and a value that is refused is no outage."""
+        database = self.pool(timeout=Duration(5))
+        self.driver.may_answer.set()
+        assert await database.write("INSERT", [(1,), (2,)]) is None
+        for error, wanted in (
+            (ConnectionBroken("gone"), StoreUnavailable),
+            (ValueRefused("too long"), ValueRefused),
+        ):
+            self.driver.errors = [error]
+            before = len(self.driver.asked)
+            await self.assertFailure(database.write("SELECT", [(1,)]), wanted)
+            assert self.driver.asked[before:] == ["SELECT x 1"]
+        assert [line for line in self.told() if "too long" in line] == []
+        assert list(await database.query("SELECT 2", ())) == [("SELECT 2",)]
 
     async def test_errors_that_nobody_foresaw(self) -> None:
         """They are logged, fail the question, and leave the thread working."""
