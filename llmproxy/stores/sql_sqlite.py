@@ -18,7 +18,7 @@ from llmproxy.errors import StoreUnavailable, ValueRefused
 from llmproxy.stores.sql_connection import ConnectionBroken, Dialect, Rows
 
 _UNSTORABLE: Final = (sqlite3.DataError, UnicodeEncodeError, OverflowError)
-"""Errors that mean that a parameter is none of its values: in a question, nothing is equal to it."""
+"""Errors that mean that a parameter is none of its values, nor can be."""
 
 
 class SqliteDriver:

@@ -150,7 +150,7 @@ class Contract:
         statement = f"INSERT INTO things VALUES ({marker}, {marker})"
         rows = [(text, number) for number, text in enumerate(ODD_TEXTS)]
         many = [("x", number) for number in range(100, 3100)]
-        assert await database.write(statement, rows) is None
+        await database.write(statement, rows)
         await database.write(statement, many)
         await database.write(statement, [])
         found = await database.query("SELECT txt, number FROM things ORDER BY number", ())

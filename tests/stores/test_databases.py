@@ -133,7 +133,8 @@ class PoolTests(DatabaseCase):
         """They are never run twice, and a value that is refused is no outage."""
         database = self.pool(timeout=Duration(5))
         self.driver.may_answer.set()
-        assert await database.write("INSERT", [(1,), (2,)]) is None
+        await database.write("INSERT", [(1,), (2,)])
+        assert self.driver.asked == ["INSERT x 2"]
         for error, wanted in (
             (ConnectionBroken("gone"), StoreUnavailable),
             (ValueRefused("too long"), ValueRefused),
