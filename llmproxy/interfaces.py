@@ -27,11 +27,15 @@ if TYPE_CHECKING:
         ModelCard,
         ModelRoute,
         Principal,
+        RecordFilter,
+        SessionFilter,
+        SessionTotal,
         StreamAlert,
         UsageFilter,
         UsageRecord,
         UsageTotal,
     )
+    from llmproxy.wire.usage_record import UsageRecordJson
 
 
 class IByteBudget(Interface):
@@ -238,6 +242,28 @@ class IUsageTotals(Interface):
 
         All that was reported until now is in them. Fails with `StoreUnavailable`.
         """
+
+
+class IRecordStore(Interface):
+    """Usage records that are kept to be asked for. All of it fails with `StoreUnavailable`."""
+
+    def add(records: Sequence[UsageRecordJson]) -> Deferred[int]:
+        """Store records, and add them to their sessions' totals, in one transaction.
+
+        Those whose id is there already, and those that are too old to be kept, change nothing.
+
+        Returns:
+            A Deferred of how many were new. Cancelling it ends the waiting only.
+        """
+
+    def records(wanted: RecordFilter) -> Deferred[tuple[Sequence[UsageRecordJson], str]]:
+        """Give a page of the records, and the cursor of the next page; empty: there is none.
+
+        Cancelling it leaves the page unread.
+        """
+
+    def sessions(wanted: SessionFilter) -> Deferred[tuple[Sequence[SessionTotal], str]]:
+        """Give a page of the sessions, and the cursor of the next one; see `records`."""
 
 
 class IDatabase(Interface):

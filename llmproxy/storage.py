@@ -15,8 +15,10 @@ from twisted.application.service import MultiService
 
 from llmproxy.config.checks_admin import needs_db
 from llmproxy.config.model import Config
-from llmproxy.interfaces import ICounterStore, IDatabase, IKeyStore, IRedis
+from llmproxy.errors import ConfigError, Problem
+from llmproxy.interfaces import ICounterStore, IDatabase, IKeyStore, IRecordStore, IRedis
 from llmproxy.stores.memory_counters import MemoryCounters
+from llmproxy.stores.private_files import make_directory_of, make_empty
 
 
 class Storage(MultiService):
@@ -33,9 +35,11 @@ class Storage(MultiService):
         keys: The admin API's keys; None when there is no use for them.
         counters: Of quotas and usage: in the gateway's own file, or in memory where nothing else
             needs that file.
+        records: Usage records to be asked for; None: no reporter keeps them here.
 
     Raises:
         ValueError: The gateway's own file cannot be used; so with `OSError`.
+        ConfigError: A reporter's SQLite file cannot be made.
     """
 
     def __init__(
@@ -46,6 +50,9 @@ class Storage(MultiService):
         self.databases: dict[str, IDatabase] = {}
         self.keys: IKeyStore | None = None
         self.counters: ICounterStore = MemoryCounters(time.time)
+        self.records: IRecordStore | None = None
+        reporters = config.usage.reporters if config.usage.enabled else ()
+        filled = {one.database.storage for one in reporters if one.type == "database"}
         used = [
             (provider.type, getattr(provider, provider.type).storage)
             for provider in config.auth.pipeline
@@ -53,6 +60,7 @@ class Storage(MultiService):
         ]
         if config.rate_limit.storage == "redis":
             used.append(("redis", config.rate_limit.redis))
+        used += [("database", name) for name in filled]
         for cache in config.storage.caches:
             if ("redis", cache.name) in used:
                 from llmproxy.stores.redis import RedisConnections
@@ -60,9 +68,12 @@ class Storage(MultiService):
                 redis = RedisConnections(cache, reactor)
                 redis.setServiceParent(self)
                 self.redis[cache.name] = redis
-        for settings in config.storage.databases:
+        for number, settings in enumerate(config.storage.databases):
             if ("database", settings.name) in used:
                 from llmproxy.stores.databases import make_database
+
+                if settings.name in filled and settings.driver == "sqlite":
+                    _make_file(settings.path, f"storage.databases[{number}].path")
 
                 database = make_database(settings, reactor)
                 database.setServiceParent(self)
@@ -86,9 +97,30 @@ class Storage(MultiService):
             keys.setServiceParent(self)
             self.keys = keys
             self.counters = SqliteCounters(file, time.time)
+            for reporter in reporters:
+                if reporter.type == "builtin":
+                    from llmproxy.stores.usage_records import SqliteRecords
+
+                    records = SqliteRecords(
+                        file,
+                        retention_days=reporter.builtin.retention_days,
+                        clock=reactor,
+                        now=time.time,
+                    )
+                    records.setServiceParent(self)
+                    self.records = records
 
     def __repr__(self) -> str:
         return (
             f"<Storage redis={sorted(self.redis)} databases={sorted(self.databases)} "
-            f"keys={self.keys!r} {self.counters!r}>"
+            f"keys={self.keys!r} {self.counters!r} {self.records!r}>"
         )
+
+
+def _make_file(path: str, key: str) -> None:
+    """Make an empty SQLite file for what is going to be written there, unless there is one."""
+    try:
+        make_directory_of(path)
+        make_empty(path)
+    except OSError as error:
+        raise ConfigError((Problem(key, str(error)),)) from error

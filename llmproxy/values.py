@@ -103,6 +103,93 @@ class UsageFilter:
     group_by: tuple[UsageGroup, ...] = ()
 
 
+@attrs.frozen(kw_only=True)
+class RecordFilter:
+    """Which usage records to give, the newest first; of texts, an empty one means all.
+
+    Attributes:
+        since_s: Those that began then or later, seconds since the epoch; None: from the beginning.
+        until_s: Those that began before then; None: until now.
+        key_id: Of that key.
+        user_id: Of that user.
+        model: Of that model.
+        backend: Of that backend.
+        session_id: Of that session.
+        outcome: That ended so.
+        request_id: Of that request.
+        limit: How many, at most.
+        cursor: Go on where a page ended that came with this; empty: the first page.
+    """
+
+    since_s: float | None = None
+    until_s: float | None = None
+    key_id: str = ""
+    user_id: str = ""
+    model: str = ""
+    backend: str = ""
+    session_id: str = ""
+    outcome: str = ""
+    request_id: str = ""
+    limit: int = 50
+    cursor: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class SessionFilter:
+    """Which sessions to give, the last seen first; of texts, an empty one means all.
+
+    Attributes:
+        since_s: Those seen then or later, seconds since the epoch; None: from the beginning.
+        until_s: Those last seen before then; None: until now.
+        session_id: That one; of each key that used it.
+        parent_session_id: The children of that one.
+        key_id: Of that key.
+        user_id: Of that user.
+        limit: As in `RecordFilter`.
+        cursor: As in `RecordFilter`.
+    """
+
+    since_s: float | None = None
+    until_s: float | None = None
+    session_id: str = ""
+    parent_session_id: str = ""
+    key_id: str = ""
+    user_id: str = ""
+    limit: int = 50
+    cursor: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class SessionTotal:
+    """What the requests of one session, made with one key, come to.
+
+    Attributes:
+        parent_session_id: The session that it was begun from; empty: none.
+        models: That it used, sorted; a bounded number.
+        requests: How many.
+        errors: Those with another outcome than ``ok``.
+        tool_calls: How many calls of each function; a bounded number of functions.
+        first_seen_s: When its first request began, seconds since the epoch.
+        last_seen_s: When its last request ended.
+    """
+
+    session_id: str
+    parent_session_id: str = ""
+    key_id: str = ""
+    user_id: str = ""
+    models: tuple[str, ...] = ()
+    requests: int = 0
+    errors: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    tool_calls: Mapping[str, int] = attrs.field(factory=dict)
+    first_seen_s: float = 0.0
+    last_seen_s: float = 0.0
+
+
 ANONYMOUS = Principal(key_id="anonymous", key_name="anonymous")
 """The principal of every request when authentication is off."""
 

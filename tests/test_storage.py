@@ -12,6 +12,8 @@ from twisted.internet.testing import MemoryReactorClock
 
 from llmproxy.config.load import parse_config
 from llmproxy.config.model import Config
+from llmproxy.config.model_stores import Database
+from llmproxy.errors import ConfigError
 from llmproxy.storage import Storage
 from llmproxy.stores.counters import SqliteCounters
 from llmproxy.stores.memory_counters import MemoryCounters
@@ -80,6 +82,32 @@ def test_what_is_named_is_made(
     assert isinstance(storage.counters, SqliteCounters) is has_file
     assert (tmp_path / "kept" / "own.db").exists() is has_file
     assert "127.0.0.1" not in repr(storage)
+
+
+REPORTERS = """
+usage:
+  reporters:
+    - {name: own, type: builtin, builtin: {retention_days: 7}}
+    - {name: sql, type: database, database: {storage: people}}
+"""
+
+
+def test_what_reporters_name_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store of records, the database, and its file, for the daemon's user alone."""
+    monkeypatch.chdir(tmp_path)
+    storage = made(configured(tmp_path, STATIC, REPORTERS))
+    assert sorted(storage.databases) == ["people"]
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "kept" / "own.db").exists()
+    assert "days=7" in repr(storage)
+    off = configured(tmp_path / "other", STATIC, REPORTERS + "  enabled: false\n")
+    storage = made(off)
+    assert (storage.databases, storage.records, storage.keys) == ({}, None, None)
+    config = configured(tmp_path, STATIC, REPORTERS)
+    deep = Database(name="people", path=str(tmp_path / "no" / "such" / "x.db"))
+    stores = attrs.evolve(config.storage, databases=(deep,))
+    with pytest.raises(ConfigError, match=r"storage\.databases\[0\]\.path: .*No such file"):
+        made(attrs.evolve(config, storage=stores))
 
 
 def test_sources_of_an_open_gateway_are_not_asked(tmp_path: Path) -> None:

@@ -80,6 +80,67 @@ MIGRATIONS: Final[Sequence[Migration]] = (
         """,
         "CREATE INDEX usage_by_key ON usage_totals (key_id, day)",
     ),
+    (
+        # What can be asked for stands in columns, all of it in the JSON of the record.
+        """
+        CREATE TABLE usage_records (
+            number INTEGER PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            time_ms INTEGER NOT NULL,
+            request_id TEXT NOT NULL,
+            key_id TEXT NOT NULL,
+            user_id TEXT NOT NULL,
+            model TEXT NOT NULL,
+            backend TEXT NOT NULL,
+            session_id TEXT NOT NULL,
+            outcome TEXT NOT NULL,
+            record BLOB NOT NULL
+        )
+        """,
+        "CREATE INDEX usage_records_by_time ON usage_records (time_ms, id)",
+        "CREATE INDEX usage_records_by_request ON usage_records (request_id)",
+        *(
+            f"CREATE INDEX usage_records_by_{name} ON usage_records ({name}_id, time_ms, id)"
+            for name in ("key", "user")
+        ),
+        "CREATE INDEX usage_records_by_model ON usage_records (model, time_ms, id)",
+        """
+        CREATE INDEX usage_records_by_session ON usage_records (session_id, time_ms, id)
+        WHERE session_id <> ''
+        """,
+        # Most are well, and are found by their time.
+        """
+        CREATE INDEX usage_records_by_failure ON usage_records (outcome, time_ms, id)
+        WHERE outcome <> 'ok'
+        """,
+        """
+        CREATE TABLE usage_sessions (
+            number INTEGER PRIMARY KEY,
+            session_id TEXT NOT NULL,
+            key_id TEXT NOT NULL,
+            parent_session_id TEXT NOT NULL,
+            user_id TEXT NOT NULL,
+            models TEXT NOT NULL,
+            requests INTEGER NOT NULL,
+            errors INTEGER NOT NULL,
+            prompt_tokens INTEGER NOT NULL,
+            completion_tokens INTEGER NOT NULL,
+            total_tokens INTEGER NOT NULL,
+            cached_tokens INTEGER NOT NULL,
+            reasoning_tokens INTEGER NOT NULL,
+            tool_calls TEXT NOT NULL,
+            first_seen_ms INTEGER NOT NULL,
+            last_seen_ms INTEGER NOT NULL,
+            UNIQUE (session_id, key_id)
+        )
+        """,
+        "CREATE INDEX usage_sessions_by_time ON usage_sessions (last_seen_ms, number)",
+        *(
+            f"CREATE INDEX usage_sessions_by_{name} ON usage_sessions "
+            f"({name}_id, last_seen_ms, number)"
+            for name in ("key", "user", "parent_session")
+        ),
+    ),
 )
 
 

@@ -33,7 +33,23 @@ def filled_at_version_1(connection: sqlite3.Connection) -> None:
     )
 
 
-FILLED: dict[int, Callable[[sqlite3.Connection], None]] = {1: filled_at_version_1}
+def filled_at_version_2(connection: sqlite3.Connection) -> None:
+    """Put into a file of version 2 what its releases put there."""
+    filled_at_version_1(connection)
+    connection.execute(
+        "INSERT INTO usage_records (id, time_ms, request_id, key_id, user_id, model, backend, "
+        "session_id, outcome, record) VALUES ('i', 1, 'r', 'key_a', 'u', 'm', 'b', 's', 'ok', '{}')"
+    )
+    connection.execute(
+        "INSERT INTO usage_sessions VALUES (1, 's', 'key_a', '', 'u', '[]', 1, 0, 2, 3, 5, 0, 0, "
+        "'{}', 1, 2)"
+    )
+
+
+FILLED: dict[int, Callable[[sqlite3.Connection], None]] = {
+    1: filled_at_version_1,
+    2: filled_at_version_2,
+}
 """By version: what a file of it held. A new migration brings a new function here."""
 
 
@@ -119,7 +135,7 @@ def test_later_version_is_refused(tmp_path: Path) -> None:
     """An older release must not write into a newer one's tables."""
     path = tmp_path / "file.db"
     prepare(str(path), (*MIGRATIONS, ("CREATE TABLE more (a)",)))
-    with pytest.raises(ValueError, match=r"of version 2, made by a later release; .* up to 1"):
+    with pytest.raises(ValueError, match=r"of version 3, made by a later release; .* up to 2"):
         prepare(str(path))
 
 
