@@ -274,6 +274,7 @@ class Gateway(MultiService):
                     new_key=lambda: new_key(os.urandom),
                     limiter=rights.limiter,
                     usage=rights.totals,
+                    records=rights.storage.records,
                     identities=tuple(identities),
                     statuses=self.directory,
                     control=self.directory,

@@ -14,14 +14,14 @@ from llmproxy.values import UsageFilter, UsageGroup, UsageTotal
 from llmproxy.wire.admin import Count, Request, wrong
 
 _DAY = "a day such as 2030-12-31"
-_NAME = "printable text of at most 1024 characters"
+NAME = "printable text of at most 1024 characters"
 _GROUPS = "a list of day, key, user and model, each at most once"
 _DAY_TEXT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 Day = Annotated[str, Meta(description=_DAY, extra_json_schema={"format": "date"})]
 Name = Annotated[
     str,
-    Meta(max_length=1024, description=_NAME, extra_json_schema={"format": "printable"}),
+    Meta(max_length=1024, description=NAME, extra_json_schema={"format": "printable"}),
 ]
 Groups = Annotated[
     tuple[Annotated[UsageGroup, Meta(description="day, key, user or model")], ...],
@@ -50,7 +50,7 @@ class SummarizeUsage(Request, kw_only=True, forbid_unknown_fields=True):
         for field in ("key_id", "user_id", "model"):
             value = getattr(self, field)
             if value and not value.isprintable():
-                raise wrong(at, field, _NAME)
+                raise wrong(at, field, NAME)
         groups = self.group_by or ()
         if len(set(groups)) < len(groups):
             raise wrong(at, "group_by", _GROUPS)

@@ -56,8 +56,8 @@ def document() -> dict[str, Any]:
             "title": "LLMProxy admin API",
             "version": "1",
             "description": (
-                "Keys, usage and backends of an LLMProxy, on the address admin.listen. Every path "
-                "is exact; every answer is an object with success. Times are RFC 3339."
+                "Keys, usage, reporters and backends of an LLMProxy, on the address admin.listen. "
+                "Every path is exact; every answer is an object with success. Times are RFC 3339."
             ),
             "license": {"name": "MIT", "identifier": "MIT"},
         },

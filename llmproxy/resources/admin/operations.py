@@ -23,6 +23,15 @@ from llmproxy.wire.admin_keys import (
     SyncKeys,
     UpdateKey,
 )
+from llmproxy.wire.admin_sessions import QuerySessions, QueryUsage, RecordPage, SessionPage
+from llmproxy.wire.admin_spool import (
+    AskDeadLetters,
+    DeadLetterList,
+    ReplaySpool,
+    ShowSpool,
+    SpoolReplayed,
+    SpoolShown,
+)
 from llmproxy.wire.admin_usage import SummarizeUsage, UsageSummary
 
 
@@ -123,6 +132,42 @@ SUMMARIZE_USAGE = Operation(
     request=SummarizeUsage,
     answer=UsageSummary,
 )
+QUERY_USAGE = Operation(
+    path="/admin/usage/query",
+    summary="Show a page of the usage records, the newest first.",
+    request=QueryUsage,
+    answer=RecordPage,
+    refusals=(404,),
+)
+QUERY_SESSIONS = Operation(
+    path="/admin/usage/sessions",
+    summary="Show a page of the sessions, the last seen first.",
+    request=QuerySessions,
+    answer=SessionPage,
+    refusals=(404,),
+)
+SHOW_SPOOL = Operation(
+    path="/admin/spool/status",
+    summary="Show how the spool and its reporters stand.",
+    request=ShowSpool,
+    answer=SpoolShown,
+)
+REPLAY_SPOOL = Operation(
+    path="/admin/spool/replay",
+    summary="Send reporters again what they were sent before.",
+    request=ReplaySpool,
+    answer=SpoolReplayed,
+    refusals=(404,),
+    changes=True,
+)
+DEAD_LETTERS = Operation(
+    path="/admin/spool/dead-letters",
+    summary="Show the batches that were given up, or try them again.",
+    request=AskDeadLetters,
+    answer=DeadLetterList,
+    refusals=(404,),
+    changes=True,
+)
 LIST_BACKENDS = Operation(
     path="/admin/backends",
     method="GET",
@@ -165,6 +210,11 @@ OPERATIONS = (
     LIST_KEYS,
     SYNC_KEYS,
     SUMMARIZE_USAGE,
+    QUERY_USAGE,
+    QUERY_SESSIONS,
+    SHOW_SPOOL,
+    REPLAY_SPOOL,
+    DEAD_LETTERS,
     LIST_BACKENDS,
     DRAIN_BACKEND,
     ENABLE_BACKEND,

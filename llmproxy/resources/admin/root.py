@@ -19,6 +19,8 @@ from llmproxy.interfaces import (
     IByteBudget,
     IKeyStore,
     ILimiter,
+    IRecordStore,
+    ISpoolControl,
     IUsageTotals,
 )
 from llmproxy.resources.admin import operations
@@ -34,7 +36,9 @@ from llmproxy.resources.admin.gate import Gate, Throttle
 from llmproxy.resources.admin.keys import KeyOperations
 from llmproxy.resources.admin.openapi import document
 from llmproxy.resources.admin.operations import Done, InThread, Note, Operation, Run
+from llmproxy.resources.admin.spool import SpoolOperations
 from llmproxy.resources.admin.usage import UsageOperations
+from llmproxy.resources.admin.usage_records import RecordOperations
 from llmproxy.values import Backend
 from llmproxy.wire.admin import ConfigShown, read_request
 
@@ -158,6 +162,8 @@ def make_admin_root(
     new_key: Callable[[], str],
     limiter: ILimiter,
     usage: IUsageTotals,
+    records: IRecordStore | None,
+    spool: ISpoolControl | None = None,
     identities: tuple[Backend, ...],
     statuses: IBackendStatuses,
     control: IBackendControl,
@@ -176,6 +182,8 @@ def make_admin_root(
         new_key: Makes the text of a new key.
         limiter: Counts what of their quotas is used.
         usage: What was used.
+        records: Every request's record of it; None: nobody keeps them.
+        spool: Where records wait for reporters; None: there are none.
         identities: The backends, as the configuration has them.
         statuses: Their states.
         control: Drains and enables them.
@@ -200,6 +208,8 @@ def make_admin_root(
         {
             **KeyOperations(keys, limiter, new_key, now, in_thread).runs(),
             **UsageOperations(usage, keys).runs(),
+            **RecordOperations(records).runs(),
+            **SpoolOperations(spool).runs(),
             **BackendOperations(identities, statuses, control).runs(),
             operations.SHOW_CONFIG: show_config,
             operations.SHOW_OPENAPI: show_openapi,

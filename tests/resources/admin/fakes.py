@@ -18,10 +18,24 @@ from llmproxy.interfaces import (
     IGrant,
     IKeyStore,
     ILimiter,
+    IRecordStore,
+    ISpoolControl,
     IUsageTotals,
 )
 from llmproxy.key_records import KeyDraft, KeyFilter, KeyRecord, StoredKey, SyncCounts
-from llmproxy.values import BackendStatus, Demand, Principal, UsageFilter, UsageTotal
+from llmproxy.values import (
+    BackendStatus,
+    DeadLetter,
+    Demand,
+    Principal,
+    RecordFilter,
+    SessionFilter,
+    SessionTotal,
+    SpoolStatus,
+    UsageFilter,
+    UsageTotal,
+)
+from llmproxy.wire.usage_record import UsageRecordJson
 
 
 class Outage:
@@ -228,6 +242,84 @@ class FakeTotals:
         """Give them."""
         self.wanted.append(wanted)
         return self.outage.give(lambda: list(self.totals))
+
+
+@implementer(IRecordStore)
+class FakeRecords:
+    """Gives the pages that a test put there.
+
+    Attributes:
+        outage: Whether it answers.
+        page: Records, and the cursor behind them.
+        sessions_page: The same of sessions.
+        wanted: What it was asked for, in order.
+    """
+
+    def __init__(self) -> None:
+        self.outage = Outage()
+        self.page: tuple[Sequence[UsageRecordJson], str] = ((), "")
+        self.sessions_page: tuple[Sequence[SessionTotal], str] = ((), "")
+        self.wanted: list[RecordFilter | SessionFilter] = []
+
+    def add(self, records: Sequence[UsageRecordJson]) -> Deferred[int]:
+        """Refuse: the admin API adds none."""
+        raise NotImplementedError
+
+    def records(self, wanted: RecordFilter) -> Deferred[tuple[Sequence[UsageRecordJson], str]]:
+        """Give a page."""
+        self.wanted.append(wanted)
+        return self.outage.give(lambda: self.page)
+
+    def sessions(self, wanted: SessionFilter) -> Deferred[tuple[Sequence[SessionTotal], str]]:
+        """Give a page."""
+        self.wanted.append(wanted)
+        return self.outage.give(lambda: self.sessions_page)
+
+
+@implementer(ISpoolControl)
+class FakeSpool:
+    """A spool with the reporters and dead letters that a test put there.
+
+    Attributes:
+        outage: Whether it answers.
+        now: How it stands.
+        letters: By reporter.
+        replayed: What was to be sent again, in order.
+    """
+
+    def __init__(self) -> None:
+        self.outage = Outage()
+        self.now = SpoolStatus()
+        self.letters: dict[str, list[DeadLetter]] = {}
+        self.replayed: list[tuple[str, float, float]] = []
+
+    def _check(self, reporter: str) -> None:
+        if reporter not in [one.name for one in self.now.reporters]:
+            raise KeyError(reporter)
+
+    def status(self) -> SpoolStatus:
+        """Say how it stands."""
+        return self.now
+
+    def replay(self, reporter: str, since_s: float, until_s: float) -> Deferred[int]:
+        """Note it; as many are sent as have been."""
+
+        def replay() -> int:
+            self._check(reporter)
+            self.replayed.append((reporter, since_s, until_s))
+            return len(self.replayed)
+
+        return self.outage.give(replay)
+
+    def dead_letters(self, reporter: str) -> Deferred[Sequence[DeadLetter]]:
+        """List them."""
+        self._check(reporter)
+        return self.outage.give(lambda: tuple(self.letters.get(reporter, ())))
+
+    def redeliver(self, reporter: str) -> Deferred[int]:
+        """Have none any more."""
+        self._check(reporter)
+        return self.outage.give(lambda: len(self.letters.pop(reporter, ())))
 
 
 @implementer(IBackendStatuses, IBackendControl)

@@ -18,7 +18,7 @@ PRINTABLE = st.text("aZ09 -_*?[]/.:@\"'\\\u00e9\u9648\U0001f600", max_size=30) |
 """With the lengths at which limits are, or drawing them would take minutes."""
 
 MOMENTS = st.datetimes(datetime(1970, 1, 2), datetime(9999, 12, 30), timezones=st.just(UTC)).map(
-    lambda moment: moment.isoformat().replace("+00:00", "Z")
+    lambda moment: moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 )
 DAYS = st.dates(date(1970, 1, 1), date(9999, 12, 31)).map(date.isoformat)
 NETWORKS = (

@@ -39,6 +39,10 @@ class Target:
 def target(tmp_path: Path) -> Iterator[Target]:
     """Give the admin API of a real daemon that nothing else depends on."""
     config = entitled_config(tmp_path, [{"name": "vllm-1", "url": "demo:"}])
+    config["usage"] = {
+        "reporters": [{"name": "local", "type": "builtin"}],
+        "spool_dir": str(tmp_path / "spool"),
+    }
     config["auth"]["failed_attempts"] = {"per_minute": 0}  # many wrong tokens are to be answered
     with Entitled(tmp_path / "daemon", config) as gateway:
         yield Target(f"http://{config['admin']['listen']}")

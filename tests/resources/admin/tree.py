@@ -15,6 +15,8 @@ from tests.edge import NOW_S, Answer, Edge, get, post
 from tests.resources.admin.fakes import (
     FakeBackends,
     FakeLimiter,
+    FakeRecords,
+    FakeSpool,
     FakeThrottle,
     FakeTotals,
     MemoryKeys,
@@ -41,12 +43,15 @@ class AdminTree:
 
     Args:
         failures: How many wrong tokens an address may show.
+        reports: Whether there are reporters.
 
     Attributes:
         now_s: The time of day.
         keys: The stored keys.
         limiter: What they use.
         totals: What was used.
+        records: What each request used.
+        spool: Where records wait.
         backends: The backends.
         throttle: Who showed wrong tokens.
         budget: What bodies hold.
@@ -54,11 +59,13 @@ class AdminTree:
         in_thread: How often something was left to another thread.
     """
 
-    def __init__(self, *, failures: int = 3) -> None:
+    def __init__(self, *, failures: int = 3, reports: bool = True) -> None:
         self.now_s = NOW_S
         self.keys = MemoryKeys(lambda: self.now_s)
         self.limiter = FakeLimiter()
         self.totals = FakeTotals()
+        self.records = FakeRecords()
+        self.spool = FakeSpool()
         self.backends = FakeBackends()
         self.throttle = FakeThrottle(failures)
         self.budget = ByteBudget(1 << 20)
@@ -71,6 +78,8 @@ class AdminTree:
             new_key=self._new_key,
             limiter=self.limiter,
             usage=self.totals,
+            records=self.records if reports else None,
+            spool=self.spool if reports else None,
             identities=(
                 Backend("gpu-a", b"http://10.0.0.1:8001/v1", b"10.0.0.1:8001", 2, ("qwen-*",)),
                 Backend("gpu-b", b"http://10.0.0.2:8001", b"10.0.0.2:8001"),
