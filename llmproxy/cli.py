@@ -16,7 +16,9 @@ from llmproxy import __version__
 from llmproxy.commands.backends import backends
 from llmproxy.commands.key_transfer import export, import_keys, sync
 from llmproxy.commands.keys import keys
+from llmproxy.commands.spool import spool
 from llmproxy.commands.usage import usage
+from llmproxy.commands.usage_records import records, sessions
 from llmproxy.config.keys import static_keys
 from llmproxy.config.load import load_config
 from llmproxy.config.model import Config
@@ -37,6 +39,9 @@ main.add_command(keys)
 for transfer in (export, import_keys, sync):
     keys.add_command(transfer)
 main.add_command(usage)
+for single in (records, sessions):
+    usage.add_command(single)
+main.add_command(spool)
 main.add_command(backends)
 
 

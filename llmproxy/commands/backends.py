@@ -6,6 +6,7 @@ import click
 
 from llmproxy.commands.admin_api import AdminApi, shaped
 from llmproxy.commands.connection import echo_json, json_option, terminal_cells, with_api
+from llmproxy.commands.default_command import WithDefault
 from llmproxy.commands.table import Column, printable, render
 from llmproxy.wire.admin import BackendList, BackendShown
 
@@ -21,18 +22,7 @@ _COLUMNS = (
 )
 
 
-class _ListUnlessTold(click.Group):
-    """A group that lists when no command is named: ``backends --json``."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put the command there if it is missing."""
-        asks_for_help = any(one in ctx.help_option_names for one in args[:1])
-        if not args or (args[0].startswith("-") and not asks_for_help):
-            args = ["list", *args]
-        return super().parse_args(ctx, args)
-
-
-@click.group(cls=_ListUnlessTold)
+@click.group(cls=WithDefault, default="list")
 def backends() -> None:
     """Backends: list them (without a command), drain one, enable it again."""
 

@@ -60,6 +60,17 @@ def find_key(api: AdminApi, wanted: str, key_file: str) -> dict[str, Any]:
     return fitting[0]
 
 
+def known_key_id(api: AdminApi, wanted: str) -> str:
+    """Give the id of a key; one that the store does not know may be deleted, or not from there."""
+    try:
+        found: str = find_key(api, wanted, "")["id"]
+    except Refused as error:
+        if error.code != "not_found":
+            raise
+        return wanted
+    return found
+
+
 def read_keys(
     api: AdminApi, most: int | None = None, **wanted: Any
 ) -> tuple[list[dict[str, Any]], int]:

@@ -1,4 +1,4 @@
-"""``llmproxy usage``: what was used, added up."""
+"""``llmproxy usage``: what was used, added up; single records and sessions are elsewhere."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import click
 
 from llmproxy.commands.admin_api import AdminApi, shaped
 from llmproxy.commands.connection import echo_json, json_option, terminal_cells, with_api
-from llmproxy.commands.failures import Refused
-from llmproxy.commands.key_lookup import find_key
+from llmproxy.commands.default_command import WithDefault
+from llmproxy.commands.key_lookup import known_key_id
 from llmproxy.commands.moments import WANTED_DAY, parse_day
 from llmproxy.commands.table import Column, render
 from llmproxy.values import UsageGroup
@@ -63,7 +63,12 @@ class Groups(click.ParamType[tuple[str, ...]]):
         return groups
 
 
-@click.command()
+@click.group(cls=WithDefault, default="summary")
+def usage() -> None:
+    """What was used: summary (without a command), records, sessions."""
+
+
+@usage.command()
 @click.option(
     "--since",
     type=Day(),
@@ -85,13 +90,13 @@ class Groups(click.ParamType[tuple[str, ...]]):
 @click.option("--model", metavar="MODEL", help="Only of this model.")
 @json_option
 @with_api
-def usage(
+def summary(
     api: AdminApi, *, groups: tuple[str, ...], key_id: str | None, as_json: bool, **options: Any
 ) -> None:
     """Show requests and tokens, added up."""
     wanted = {name: value for name, value in options.items() if value}
     if key_id:
-        wanted["key_id"] = _key_id(api, key_id)
+        wanted["key_id"] = known_key_id(api, key_id)
     answer = api.post("usage/summary", group_by=groups, **wanted)
     if as_json:
         echo_json(answer)
@@ -100,22 +105,11 @@ def usage(
         click.echo(line)
 
 
-def _key_id(api: AdminApi, wanted: str) -> str:
-    """Give the id of a key; one that the store does not know may be deleted, or not from there."""
-    try:
-        found: str = find_key(api, wanted, "")["id"]
-    except Refused as error:
-        if error.code != "not_found":
-            raise
-        return wanted
-    return found
-
-
-def usage_table(groups: Sequence[str], summary: UsageSummary, width_cells: int) -> list[str]:
+def usage_table(groups: Sequence[str], used: UsageSummary, width_cells: int) -> list[str]:
     """Show totals as a table; see `render`."""
     names = [column for group in groups for column in _COLUMNS[group]]
-    rows = [[*_names(groups, one), *_numbers(one)] for one in summary.groups]
-    total = [*("total", *("",) * len(names))[: len(names)], *_numbers(summary.total)]
+    rows = [[*_names(groups, one), *_numbers(one)] for one in used.groups]
+    total = [*("total", *("",) * len(names))[: len(names)], *_numbers(used.total)]
     columns = [*names, *_NUMBERS]
     if not groups:
         return render(columns, [total], width_cells=width_cells)

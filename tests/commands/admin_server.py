@@ -19,7 +19,15 @@ import msgspec
 
 from llmproxy.errors import GatewayError
 from llmproxy.key_records import KeyRecord, StoredKey
-from llmproxy.wire import admin, admin_keys, admin_records, admin_usage
+from llmproxy.wire import (
+    admin,
+    admin_keys,
+    admin_records,
+    admin_sessions,
+    admin_spool,
+    admin_usage,
+)
+from llmproxy.wire.usage_record import UsageRecordJson
 
 TOKEN = "correct-horse-battery"
 CREATED_S = 1_780_000_000.0
@@ -44,6 +52,10 @@ class FakeAdmin:
         asked: Every request: its path, and its body as it came.
         answers: Answers that are given instead, by path: a status and bytes.
         now_s: What the time is.
+        records: Usage records, the newest first.
+        sessions: Sessions, the last seen first.
+        spool: How it stands.
+        letters: Dead letters.
     """
 
     def __init__(self) -> None:
@@ -54,6 +66,10 @@ class FakeAdmin:
         self.answers: dict[str, tuple[int, bytes]] = {}
         self.now_s = CREATED_S
         self.usage: admin_usage.UsageSummary | None = None
+        self.records: list[UsageRecordJson] = []
+        self.sessions: list[admin_sessions.SessionShown] = []
+        self.spool = admin_spool.SpoolShown(size_bytes=0, lost=0, damaged=0, reporters=())
+        self.letters: list[admin_spool.DeadLetterShown] = []
         self.backends = {
             "gpu-1": admin.BackendShown(
                 name="gpu-1",
@@ -105,6 +121,11 @@ class FakeAdmin:
             "keys/list": (admin_keys.ListKeys, self._list),
             "keys/sync": (admin_keys.SyncKeys, self._sync),
             "usage/summary": (admin_usage.SummarizeUsage, lambda _: self.usage),
+            "usage/query": (admin_sessions.QueryUsage, self._query),
+            "usage/sessions": (admin_sessions.QuerySessions, self._sessions),
+            "spool/status": (admin_spool.ShowSpool, lambda _: self.spool),
+            "spool/replay": (admin_spool.ReplaySpool, self._replay),
+            "spool/dead-letters": (admin_spool.AskDeadLetters, self._dead_letters),
             "backends/drain": (admin.BackendNamed, lambda wanted: self._set(wanted, "drained")),
             "backends/enable": (admin.BackendNamed, lambda wanted: self._set(wanted, "up")),
         }
@@ -207,11 +228,43 @@ class FakeAdmin:
         created = len(request.keys) - updated
         return admin_keys.KeysSynced(created=created, updated=updated, deleted=len(gone))
 
+    def _query(self, request: admin_sessions.QueryUsage) -> admin_sessions.RecordPage:
+        page, cursor = _page(self.records, request.as_filter())
+        return admin_sessions.RecordPage(records=page, next_cursor=cursor)
+
+    def _sessions(self, request: admin_sessions.QuerySessions) -> admin_sessions.SessionPage:
+        page, cursor = _page(self.sessions, request.as_filter())
+        return admin_sessions.SessionPage(sessions=page, next_cursor=cursor)
+
+    def _replay(self, request: admin_spool.ReplaySpool) -> admin_spool.SpoolReplayed:
+        names = [one.name for one in self.spool.reporters]
+        if request.reporter not in (None, *names):
+            raise Refusal(404, "not_found", "There is no reporter of that name.", "reporter")
+        return admin_spool.SpoolReplayed(
+            records={name: 1234 for name in names if request.reporter in (None, name)}
+        )
+
+    def _dead_letters(self, request: admin_spool.AskDeadLetters) -> admin_spool.DeadLetterList:
+        found = [one for one in self.letters if request.reporter in (None, one.reporter)]
+        shown = () if request.redeliver else tuple(found)
+        return admin_spool.DeadLetterList(
+            dead_letters=shown[:5],
+            total=len(shown),
+            redelivered=len(found) if request.redeliver else 0,
+        )
+
     def _set(self, wanted: admin.BackendNamed, state: Any) -> admin.BackendShown:
         if wanted.name not in self.backends:
             raise Refusal(404, "not_found", "There is no backend of that name.", "name")
         self.backends[wanted.name].state = state
         return self.backends[wanted.name]
+
+
+def _page(found: list[Any], wanted: Any) -> tuple[tuple[Any, ...], str]:
+    """Give a page, and the cursor of the next: here, how many were shown."""
+    start = int(wanted.cursor.removesuffix(".1") or 0)
+    end = start + wanted.limit
+    return tuple(found[start:end]), f"{end}.1" if end < len(found) else ""
 
 
 def _digest(key: str) -> bytes:

@@ -6,7 +6,15 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from llmproxy.commands.moments import parse_day, parse_moment, shown_day, shown_moment
+from llmproxy.commands.moments import (
+    parse_day,
+    parse_moment,
+    parse_past_moment,
+    shown_day,
+    shown_moment,
+    shown_second,
+    shown_span,
+)
 
 NOW_S = datetime(2026, 11, 24, 4, 30, 5, 900_000, tzinfo=UTC).timestamp()
 
@@ -65,3 +73,48 @@ def test_moments_are_shown_in_utc() -> None:
     assert shown_moment(datetime(2027, 6, 30, 1, 0, 7, tzinfo=UTC)) == "2027-06-30 01:00:07 UTC"
     assert shown_day(datetime(2027, 6, 30, 1, 0, tzinfo=there)) == "2027-06-29"
     assert shown_day(None) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("now", "2026-11-27T12:00:00Z"),
+        ("12h", "2026-11-27T00:00:00Z"),
+        ("30m", "2026-11-27T11:30:00Z"),
+        ("2026-11-01", "2026-11-01T00:00:00Z"),
+        ("2026-11-01T18:00:00+01:00", "2026-11-01T17:00:00Z"),
+    ],
+)
+def test_moments_of_the_past(text: str, wanted: str) -> None:
+    """Spans are counted back."""
+    now_s = datetime(2026, 11, 27, 12, tzinfo=UTC).timestamp()
+    assert parse_past_moment(text, now_s) == wanted
+
+
+@pytest.mark.parametrize("text", ["", "soon", "12", "999999w", "-1h"])
+def test_what_is_no_moment_of_the_past(text: str) -> None:
+    """It says what is wanted."""
+    with pytest.raises(ValueError, match=r"want a date or time such as .*\(ago\)"):
+        parse_past_moment(text, 1_790_000_000.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0.04, "0.0s"),
+        (59.94, "59.9s"),
+        (60, "1m"),
+        (3599, "59m"),
+        (3660, "1h01m"),
+        (90_000, "1d01h"),
+    ],
+)
+def test_spans_are_short(seconds: float, shown: str) -> None:
+    """To a sensible unit, rounded down from a minute on."""
+    assert shown_span(seconds) == shown
+
+
+def test_seconds() -> None:
+    """In UTC, whatever the zone."""
+    moment = datetime.fromisoformat("2026-11-27T13:00:05.9+01:00")
+    assert shown_second(moment) == "2026-11-27 12:00:05"

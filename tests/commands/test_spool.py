@@ -1,0 +1,132 @@
+"""Tests of `llmproxy.commands.spool`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from llmproxy.wire.admin_spool import DeadLetterShown, ReporterShown, SpoolShown
+from tests.commands.conftest import Operator
+
+
+def reporter(name: str = "billing", **more: Any) -> ReporterShown:
+    """Give a reporter that has nothing to do."""
+    fields: dict[str, Any] = {
+        "type": "webhook",
+        "state": "idle",
+        "backlog_records": 0,
+        "backlog_bytes": 0,
+        "oldest_s": 0.0,
+        "delivered": 123_456,
+        "failed": 0,
+        "dead_letters": 0,
+        "last_error": "",
+    }
+    return ReporterShown(name=name, **fields | more)
+
+
+def standing(*reporters: ReporterShown, lost: int = 0, damaged: int = 0) -> SpoolShown:
+    """Give a spool."""
+    return SpoolShown(size_bytes=5 << 20, lost=lost, damaged=damaged, reporters=reporters)
+
+
+def letter(number: int = 1) -> DeadLetterShown:
+    """Give a dead letter."""
+    return DeadLetterShown(
+        reporter="billing",
+        id=f"batch-{number}",
+        kind="usage",
+        events=100,
+        size_bytes=70_000,
+        given_up=datetime(2026, 11, 27, 10, 0, 5, tzinfo=UTC),
+        error="it answered 500",
+    )
+
+
+WAITING = reporter(
+    state="waiting",
+    backlog_records=1500,
+    backlog_bytes=900_000,
+    oldest_s=4000.0,
+    failed=7,
+    last_error="it answered 503",
+)
+
+
+def test_status(operator: Operator) -> None:
+    """A line for each reporter, and one for the spool; without a command as well."""
+    operator.fake.spool = standing(WAITING, reporter("local", type="builtin"))
+    wanted = [
+        "REPORTER  TYPE     STATE    WAITING       SIZE  OLDEST  DELIVERED  FAILED TRIES  "
+        "DEAD LETTERS  LAST ERROR",
+        "billing   webhook  waiting    1,500  878.9 KiB   1h06m    123,456             7  "
+        "           0  it answered 503",
+        "local     builtin  idle           0          -       -    123,456             0  "
+        "           0  -",
+        "",
+        "the spool holds 5.0 MiB",
+    ]
+    assert operator.does("spool").splitlines() == wanted
+    assert operator.does("spool", "status").splitlines() == wanted
+    assert operator.gives("spool")["reporters"][0]["backlog_records"] == 1500
+    lines = operator.does("spool", columns=80).splitlines()
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("trouble", [{"state": "disabled"}, {"dead_letters": 3}])
+def test_what_needs_somebody(operator: Operator, trouble: dict[str, Any]) -> None:
+    """Its exit status is 1, the table is shown, and programs get their JSON."""
+    operator.fake.spool = standing(reporter(**trouble), reporter("local"), lost=4, damaged=1)
+    result = operator.run("spool", "status")
+    assert (result.exit_code, result.stderr) == (1, "")
+    assert result.stdout.splitlines()[-1] == (
+        "the spool holds 5.0 MiB, 4 records lost, 1 records damaged"
+    )
+    result = operator.run("spool", "status", "--json")
+    assert result.exit_code == 1
+    assert '"reporters"' in result.stdout
+
+
+def test_no_reporters(operator: Operator) -> None:
+    """It says where they are configured."""
+    assert "usage.reporters is empty" in operator.does("spool", "status")
+
+
+def test_replay(operator: Operator) -> None:
+    """One reporter, or each; a name that is none is refused."""
+    operator.fake.spool = standing(reporter(), reporter("local"))
+    said = operator.does("spool", "replay", "--since", "2026-11-01", "--until", "2026-11-02")
+    assert said.splitlines() == [
+        "billing is sent 1,234 records again",
+        "local is sent 1,234 records again",
+    ]
+    assert operator.gives("spool", "replay", "local", "--since", "1d") == {
+        "records": {"local": 1234}
+    }
+    first, second = operator.asked("spool/replay")
+    assert first == {"since": "2026-11-01T00:00:00Z", "until": "2026-11-02T00:00:00Z"}
+    assert second["reporter"] == "local"
+    words = operator.fails(1, "spool", "replay", "nobody", "--since", "1d")
+    assert "There is no reporter of that name" in words
+    assert "Missing option '--since'" in operator.fails(2, "spool", "replay")
+
+
+def test_dead_letters(operator: Operator) -> None:
+    """They are listed, and tried again when that is said."""
+    assert operator.does("spool", "dead-letters").endswith("\nno dead letters\n")
+    operator.fake.letters = [letter()]
+    assert operator.does("spool", "dead-letters", "billing").splitlines() == [
+        "GIVEN UP             REPORTER  BATCH    EVENTS      SIZE  KIND   ERROR",
+        "2026-11-27 10:00:05  billing   batch-1     100  68.4 KiB  usage  it answered 500",
+    ]
+    said = operator.does("spool", "dead-letters", "billing", "--redeliver")
+    assert said == "dead letters tried again: 1\n"
+    assert operator.asked("spool/dead-letters")[1:] == [
+        {"reporter": "billing", "redeliver": False},
+        {"reporter": "billing", "redeliver": True},
+    ]
+    operator.fake.letters = [letter(number) for number in range(9)]
+    assert operator.does("spool", "dead-letters").endswith("\n5 of 9 dead letters\n")
+    assert operator.gives("spool", "dead-letters")["total"] == 9
