@@ -100,10 +100,9 @@ MIGRATIONS: Final[Sequence[Migration]] = (
         "CREATE INDEX usage_records_by_time ON usage_records (time_ms, id)",
         "CREATE INDEX usage_records_by_request ON usage_records (request_id)",
         *(
-            f"CREATE INDEX usage_records_by_{name} ON usage_records ({name}_id, time_ms, id)"
-            for name in ("key", "user")
+            f"CREATE INDEX usage_records_by_{column} ON usage_records ({column}, time_ms, id)"
+            for column in ("key_id", "user_id", "model", "backend")
         ),
-        "CREATE INDEX usage_records_by_model ON usage_records (model, time_ms, id)",
         """
         CREATE INDEX usage_records_by_session ON usage_records (session_id, time_ms, id)
         WHERE session_id <> ''

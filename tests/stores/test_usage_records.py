@@ -132,7 +132,7 @@ class RecordsTests(RecordsTestCase):
             return read(explain)
 
         file.read = explained
-        for name in ("key_id", "user_id", "model", "session_id", "outcome"):
+        for name in ("key_id", "user_id", "model", "backend", "session_id", "outcome"):
             named: Any = {name: "x"}
             await store.records(RecordFilter(**named, cursor="5.x"))
             assert "USING INDEX" in plans[-1], plans[-1]
