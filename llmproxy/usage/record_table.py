@@ -214,8 +214,7 @@ class RecordTable:
             return min(max(value, 0), LARGEST_COUNT)
         if isinstance(value, str):
             # PostgreSQL's text holds no NUL.
-            longest = LONGEST_TEXT if kind == "text" else LONGEST_NAME
-            return value[:longest].replace("\0", "\N{REPLACEMENT CHARACTER}")
+            return value[: _longest(kind)].replace("\0", "\N{REPLACEMENT CHARACTER}")
         if isinstance(value, dict):
             calls: dict[str, int] = {}
             add_calls(calls, value)
@@ -239,8 +238,12 @@ class RecordTable:
 def in_ascii(row: Sequence[Any]) -> tuple[Any, ...]:
     r"""Give a row with other characters escaped (``\u2603``), for a database that has not all."""
     return tuple(
-        value.encode("ascii", "backslashreplace").decode()[:LONGEST_TEXT]
+        value.encode("ascii", "backslashreplace").decode()[: _longest(kind)]
         if isinstance(value, str)
         else value
-        for value in row
+        for kind, value in zip(COLUMNS.values(), row, strict=True)
     )
+
+
+def _longest(kind: Kind) -> int:
+    return LONGEST_TEXT if kind == "text" else LONGEST_NAME
