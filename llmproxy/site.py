@@ -463,6 +463,11 @@ class EdgeSite(server.Site):
         """Forget a connection."""
         self._connections.pop(channel, None)
 
+    @property
+    def connection_count(self) -> int:
+        """How many connections are open."""
+        return len(self._connections)
+
     def close_idle(self) -> None:
         """Close the connections that no request is being answered on."""
         for channel in tuple(self._connections):

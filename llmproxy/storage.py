@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from os import urandom
 from typing import Any
 
@@ -36,6 +37,8 @@ class Storage(MultiService):
         counters: Of quotas and usage: in the gateway's own file, or in memory where nothing else
             needs that file.
         records: Usage records to be asked for; None: no reporter keeps them here.
+        is_up: By the name of each store that others are asked in: whether it answers, as far as is
+            known.
 
     Raises:
         ValueError: The gateway's own file cannot be used; so with `OSError`.
@@ -53,6 +56,7 @@ class Storage(MultiService):
         self.records: IRecordStore | None = None
         reporters = config.usage.reporters if config.usage.enabled else ()
         filled = {one.database.storage for one in reporters if one.type == "database"}
+        self.is_up: dict[str, Callable[[], bool]] = {}
         used = [
             (provider.type, getattr(provider, provider.type).storage)
             for provider in config.auth.pipeline
@@ -68,6 +72,7 @@ class Storage(MultiService):
                 redis = RedisConnections(cache, reactor)
                 redis.setServiceParent(self)
                 self.redis[cache.name] = redis
+                self.is_up[f"redis {cache.name}"] = partial(getattr, redis, "is_up")
         for number, settings in enumerate(config.storage.databases):
             if ("database", settings.name) in used:
                 from llmproxy.stores.databases import make_database
@@ -78,6 +83,7 @@ class Storage(MultiService):
                 database = make_database(settings, reactor)
                 database.setServiceParent(self)
                 self.databases[settings.name] = database
+                self.is_up[f"database {settings.name}"] = partial(getattr, database, "is_up")
         if needs_db(config):
             from llmproxy.stores.counters import SqliteCounters
             from llmproxy.stores.key_secret import load_key_secret

@@ -377,6 +377,7 @@ def test_no_more_connections_than_allowed() -> None:
         first = edge.connect()
         edge.connect()
         assert repr(edge.site) == "<EdgeSite 2 connections>"
+        assert edge.site.connection_count == 2
         assert edge.try_connect(peer) is None
         first.leave()
         assert edge.try_connect(peer) is not None

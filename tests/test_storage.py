@@ -78,6 +78,10 @@ def test_what_is_named_is_made(
     storage = made(configured(tmp_path, sources, more))
     assert sorted(storage.redis) == redis
     assert sorted(storage.databases) == databases
+    assert {name: is_up() for name, is_up in storage.is_up.items()} == {
+        **{f"redis {name}": False for name in redis},  # it has not been started
+        **{f"database {name}": True for name in databases},
+    }
     assert (storage.keys is not None) is has_file
     assert isinstance(storage.counters, SqliteCounters) is has_file
     assert (tmp_path / "kept" / "own.db").exists() is has_file

@@ -6,6 +6,7 @@ request is decided and counted in one turn of the reactor: all of its limits, or
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from llmproxy.errors import GatewayError, QuotaExceeded
 from llmproxy.interfaces import ICounterStore, IGrant, ILimiter
 from llmproxy.limits.quota_counter import QuotaCounter
 from llmproxy.limits.quotas import QuotaLedger
-from llmproxy.limits.refusal import LEASE_WAIT_S, Reading, refuse
+from llmproxy.limits.refusal import LEASE_WAIT_S, Kind, Reading, Scope, hardest, refuse
 from llmproxy.limits.rules import LimitRules
 from llmproxy.limits.scope import ScopeCount
 from llmproxy.values import Demand, Principal
@@ -44,6 +45,9 @@ class MemoryLimiter(Service):
         monotonic_ns: Gives nanoseconds that never run backwards: of buckets.
         now: Gives the wall clock's time, seconds since the epoch: of the periods of quotas.
         counters: Where budgets are kept; None: nowhere.
+
+    Attributes:
+        refused: How many requests each limit held up, ever, by whose it is and what it limits.
     """
 
     _log = Logger()
@@ -57,6 +61,7 @@ class MemoryLimiter(Service):
         now: Callable[[], float],
         counters: ICounterStore | None = None,
     ) -> None:
+        self.refused: Counter[tuple[Scope, Kind]] = Counter()
         self._rules = rules = LimitRules.from_config(settings)
         self._now = now
         self.monotonic_ns = monotonic_ns
@@ -129,7 +134,7 @@ class MemoryLimiter(Service):
             and (model is None or model.admits(tokens, now_ns))
             and (overall is None or overall.admits(tokens, now_ns))
         ):
-            return fail(_refusal((key, model, overall), tokens, now_ns, not admitted))
+            return fail(self._refusal((key, model, overall), tokens, now_ns, not admitted))
         if key is None and model is None and overall is None and counter is None:
             return succeed(self._free)
         grant = _Grant(self, principal.key_id)
@@ -146,6 +151,25 @@ class MemoryLimiter(Service):
             grant.counter = counter
             grant.quota_reserved = counter.reserve(tokens, quota.total)
         return succeed(grant)
+
+    def _refusal(
+        self,
+        scopes: tuple[ScopeCount | None, ...],
+        tokens: int,
+        now_ns: int,
+        quota_is_held: bool,
+    ) -> GatewayError:
+        readings = [
+            reading
+            for scope in scopes
+            if scope is not None
+            for reading in scope.readings(tokens, now_ns)
+        ]
+        if quota_is_held:
+            readings.append(Reading("key", "quota", LEASE_WAIT_S))
+        longest = hardest(readings)
+        self.refused[longest.scope, longest.kind] += 1
+        return refuse(readings)
 
     def end(self, grant: _Grant, tokens: int) -> None:
         """Count a grant that is settled; for the grant only."""
@@ -214,20 +238,6 @@ class MemoryLimiter(Service):
         for key_id in idle:
             del self._keys[key_id]
         self.ledger.sweep()
-
-
-def _refusal(
-    scopes: tuple[ScopeCount | None, ...], tokens: int, now_ns: int, quota_is_held: bool
-) -> GatewayError:
-    readings = [
-        reading
-        for scope in scopes
-        if scope is not None
-        for reading in scope.readings(tokens, now_ns)
-    ]
-    if quota_is_held:
-        readings.append(Reading("key", "quota", LEASE_WAIT_S))
-    return refuse(readings)
 
 
 @implementer(IGrant)

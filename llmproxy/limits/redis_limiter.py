@@ -19,6 +19,7 @@ This module knows when to ask and what to make of the answers; what is asked is 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -39,7 +40,7 @@ from llmproxy.limits.redis_outage import RedisOutage
 from llmproxy.limits.redis_plan import Plan, counter_name, has_limits, id_in_name
 from llmproxy.limits.redis_scripts import ACQUIRE, QUOTA_USED, SET_QUOTA_USED, STANDING
 from llmproxy.limits.redis_settlements import Settlement, Settlements
-from llmproxy.limits.refusal import Scope, refuse
+from llmproxy.limits.refusal import Kind, Scope, hardest, refuse
 from llmproxy.limits.rules import LimitRules
 from llmproxy.values import Demand, Principal
 
@@ -78,6 +79,7 @@ class RedisLimiter(Service):
 
     Attributes:
         allowed_unchecked: How many requests passed unchecked, ever.
+        refused: How many requests each limit held up, ever, by whose it is and what it limits.
     """
 
     _log = Logger()
@@ -121,6 +123,7 @@ class RedisLimiter(Service):
         self._last_lease = 0
         self._paused_until_s = 0.0
         self.allowed_unchecked = 0
+        self.refused: Counter[tuple[Scope, Kind]] = Counter()
 
     def __repr__(self) -> str:
         return (
@@ -375,7 +378,10 @@ class _Acquisition:
             settled = limiter._settlements.caught_up() or succeed(None)
             settled.addCallback(self._ask_again).addErrback(self._broke)
         else:
-            self.answer.errback(refuse(self._plan.readings(reply, self._tokens)))
+            readings = self._plan.readings(reply, self._tokens)
+            longest = hardest(readings)
+            limiter.refused[longest.scope, longest.kind] += 1
+            self.answer.errback(refuse(readings))
 
     def _ask_again(self, _: None) -> None:
         if not self.answer.called:

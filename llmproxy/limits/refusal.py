@@ -61,6 +61,11 @@ class Reading:
     standing: LimitStanding | None = None
 
 
+def hardest(readings: Sequence[Reading]) -> Reading:
+    """Give the limit that holds a request up for longest; of equal waits the first."""
+    return max(readings, key=lambda reading: reading.wait_s)
+
+
 def refuse(readings: Sequence[Reading]) -> RateLimited:
     """Make the error for a request that some limit holds up.
 
@@ -70,7 +75,7 @@ def refuse(readings: Sequence[Reading]) -> RateLimited:
     Returns:
         The error of the longest wait: `QuotaReserved` if that is the quota's.
     """
-    longest = max(readings, key=lambda reading: reading.wait_s)
+    longest = hardest(readings)
     retry_after_s = max(longest.wait_s, LEAST_WAIT_S)
     headers = _fields(readings)
     if longest.kind == "quota":

@@ -103,6 +103,11 @@ class SqlDatabase(Service):
         )
 
     @property
+    def is_up(self) -> bool:
+        """Whether it answered when it was last asked, or never was."""
+        return not self._told_of_outage
+
+    @property
     def _stuck(self) -> int:
         return sum(question.given_up for question in self._busy.values())
 

@@ -78,6 +78,11 @@ class UsageTotals(Service):
     def __repr__(self) -> str:
         return f"<UsageTotals pending={len(self._pending)} failing={self._is_failing}>"
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether the store did not take the totals the last time."""
+        return self._is_failing
+
     def startService(self) -> None:
         """Begin to flush."""
         super().startService()

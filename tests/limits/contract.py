@@ -5,6 +5,8 @@ To be mixed into a trial ``TestCase`` that says how to make a limiter (`MakesRig
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.defer import CancelledError
 
 from llmproxy.config.model_stores import RateLimit
@@ -59,6 +61,23 @@ class RateContract:
         rig.advance(0.001)
         await take(rig)
         await refused(rig)
+
+    async def test_refusals_are_counted(self: MakesRigs) -> None:
+        """By whose limit it was and what it limits; what passes is not."""
+        rig = await self.make_rig(
+            RateLimit(
+                per_key=limits(requests_per_minute=2, max_concurrent=3),
+                per_model={"m": limits(tokens_per_minute=100)},
+            )
+        )
+        counted: Any = rig.limiter
+        await take(rig, demand(tokens=90))
+        assert dict(counted.refused) == {}
+        await refused(rig, demand(tokens=20))
+        await take(rig)
+        await refused(rig)
+        await refused(rig)
+        assert dict(counted.refused) == {("model", "tokens"): 1, ("key", "requests"): 2}
 
     async def test_bucket_is_never_fuller_than_full(self: MakesRigs) -> None:
         """However long nobody comes, only a bucketful may come at once."""

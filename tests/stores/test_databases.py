@@ -101,9 +101,11 @@ class PoolTests(DatabaseCase):
         assert "2 of 2 connections busy, 2 stuck, 0 questions waiting" in repr(database)
         for _ in range(100):
             assert "last questions" in await self.refused(database, 0.05)
+        assert not database.is_up
         self.driver.may_answer.set()
         await self.until(lambda: "0 of 2 connections busy, 0 stuck" in repr(database))
         assert list(await database.query("SELECT 2", ())) == [("SELECT 2",)]
+        assert database.is_up
 
     async def test_the_queue_is_bounded(self) -> None:
         """So many may wait, and no more."""

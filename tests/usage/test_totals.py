@@ -131,8 +131,10 @@ def test_an_outage_loses_nothing() -> None:
     bench.report()
     with pytest.raises(StoreUnavailable):
         bench.ask()
+    assert bench.totals.is_failing
     bench.store.down = False
     bench.clock.advance(1)
+    assert not bench.totals.is_failing
     assert bench.ask() == [({}, UsageTotal(2, 8, 2, 10, 0))]
 
 
