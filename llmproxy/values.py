@@ -400,18 +400,22 @@ class UsageRecord:
     request_body: bytes | None = attrs.field(default=None, repr=False)
 
 
+AlertKind = Literal["long_stream", "stalled_stream"]
+"""It lasts longer than it should; it is silent."""
+
+
 @attrs.frozen(kw_only=True)
 class StreamAlert:
     """A stream that somebody should look at; told once of each stream and kind.
 
     Attributes:
-        kind: ``long_stream``: it lasts longer than it should; ``stalled_stream``: it is silent.
+        kind: Why.
         time: When that was seen, seconds since the epoch.
         duration_s: How long the request has lasted.
         silent_s: How long ago its last piece came.
     """
 
-    kind: Literal["long_stream", "stalled_stream"]
+    kind: AlertKind
     time: float
     request_id: str
     key_id: str = ""

@@ -37,7 +37,15 @@ from llmproxy.proxy.meter import Meter, make_meter
 from llmproxy.proxy.relay import Relay
 from llmproxy.proxy.tries import BUSY, Asking, RetryRules, Tries, rest_of
 from llmproxy.timeouts import Timeouts
-from llmproxy.values import Backend, MeterReading, ModelRoute, Outcome, UsageRecord
+from llmproxy.values import (
+    AlertKind,
+    Backend,
+    MeterReading,
+    ModelRoute,
+    Outcome,
+    StreamAlert,
+    UsageRecord,
+)
 from llmproxy.wire.affinity import affinity_of
 from llmproxy.wire.fields import Caller, FieldRules, encode_fields
 from llmproxy.wire.request_id import new_id
@@ -141,6 +149,34 @@ class Exchange:
             self._relay.cut_short(error)
         elif self._flow is not None:
             self._flow.cancel()
+
+    def stream_age(self, now_s: float) -> tuple[float, float] | None:
+        """Say how long a stream under way has lasted, and been silent; None when it is none.
+
+        Args:
+            now_s: The time on the clock, in seconds.
+        """
+        relay = self._relay
+        if relay is None or not relay.is_stream:
+            return None
+        return now_s - self._request.started_s, relay.silent_s(now_s)
+
+    def stream_alert(self, kind: AlertKind, duration_s: float, silent_s: float) -> StreamAlert:
+        """Make the alert that tells of this stream."""
+        admitted, route = self._admitted, self._admitted.route
+        return StreamAlert(
+            kind=kind,
+            time=self._path.now(),
+            request_id=self._request.request_id,
+            key_id=admitted.principal.key_id,
+            key_name=admitted.principal.key_name,
+            user_id=admitted.principal.user_id,
+            model=route.model_id if route else "",
+            backend=self._tries.backend_name,
+            session_id=read_session(self._request.header)[0],
+            duration_s=duration_s,
+            silent_s=silent_s,
+        )
 
     async def _run_to_end(self) -> None:
         outcome: Outcome = "upstream_error"

@@ -59,6 +59,7 @@ class Relay(Protocol):
         bytes_out: Bytes of the body given to the client, or to be given by `close`.
         first_piece_s: When the first piece came, on the clock; None before.
         last_piece_s: When the last piece came; before the first, when the relay was made.
+        is_stream: Whether the body is an event stream.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Relay(Protocol):
         self._meter = meter
         self._withholder = withholder
         self._clock = clock
-        self._is_stream = is_stream
+        self.is_stream = is_stream
         self._stall_timeout_s = stall_timeout_s
         self._deadline_s = deadline_s
         self._missing_bytes = length_bytes
@@ -103,11 +104,15 @@ class Relay(Protocol):
     def connectionMade(self) -> None:
         """The body begins: from now on the client's transport paces it."""
         self._request.registerProducer(self, True)
-        if self._is_stream:
+        if self.is_stream:
             # The client learns at once that the stream is open; a plain answer's head waits for its
             # body, so that a backend that dies in between is still a clean error.
             self._head_sent = True
             self._request.write(b"")
+
+    def silent_s(self, now_s: float) -> float:
+        """Say how long nothing has come; while the client takes nothing, that says nothing: 0."""
+        return 0.0 if self._paused else now_s - max(self.last_piece_s, self._resumed_s)
 
     def watch(self) -> None:
         """Watch over silence, if the body has not come whole already."""
@@ -172,7 +177,7 @@ class Relay(Protocol):
             self.finished.errback(unsent)
             return
         farewell = b""
-        if self._is_stream:
+        if self.is_stream:
             farewell = error_event(message, code)
             if not self._at_event_end():
                 farewell = b"\n\n" + farewell  # end the torn event, so that this one can be read
@@ -225,11 +230,11 @@ class Relay(Protocol):
             due.append(self._deadline_s)
         if self._stall_timeout_s:
             # While the client takes nothing, the backend's silence is our own doing.
-            since_s = now if self._paused else max(self.last_piece_s, self._resumed_s)
-            if now - since_s >= self._stall_timeout_s:
+            silent_s = self.silent_s(now)
+            if silent_s >= self._stall_timeout_s:
                 self._time_out(StallTimeout())
                 return
-            due.append(since_s + self._stall_timeout_s)
+            due.append(now - silent_s + self._stall_timeout_s)
         self._timer = self._clock.callLater(min(due) - now, self._wake) if due else None
 
     def _time_out(self, error: GatewayTimeout) -> None:

@@ -22,7 +22,7 @@ from llmproxy.errors import (
     KeyDisabled,
     ReusedConnectionDied,
 )
-from llmproxy.values import Backend, ModelRoute, TriedBackend, Usage
+from llmproxy.values import Backend, ModelRoute, StreamAlert, TriedBackend, Usage
 from llmproxy.wire.backoff import Backoff
 from tests.proxy.fakes import FakeRequest, FakeResponse, FakeRouter, Sent, stream_response
 from tests.proxy.rig import Rig
@@ -656,3 +656,41 @@ def test_cut_by_the_operator(phase: str) -> None:
     assert sent_to(rig).cancelled if phase == "attempting" else response.transport.stopped
     record = rig.conclusion()
     assert (record.outcome, record.error_code) == ("rejected", "key_disabled")
+
+
+def test_what_a_watch_sees_of_a_stream() -> None:
+    """From its head on, how long it has lasted and been silent; and whose it is."""
+    rig = Rig()
+    request = FakeRequest(b'{"model":"m","stream":true}', headers=[(b"x-session-id", b"s1")])
+    exchange = rig.begin(request)
+    rig.clock.advance(2)
+    assert exchange.stream_age(rig.clock.seconds()) is None
+    response = stream_response()
+    sent_to(rig).answer.callback(response)
+    rig.clock.advance(3)
+    response.piece(b'data: {"choices":[]}\n\n')
+    rig.clock.advance(1)
+    assert exchange.stream_age(rig.clock.seconds()) == (6.0, 1.0)
+    assert exchange.stream_alert("stalled_stream", 6.0, 1.0) == StreamAlert(
+        kind="stalled_stream",
+        time=1_700_000_006.0,
+        request_id="req-1",
+        key_id="key-1",
+        key_name="tester",
+        user_id="u1",
+        model="m",
+        backend="one",
+        session_id="s1",
+        duration_s=6.0,
+        silent_s=1.0,
+    )
+    request.leave()
+
+
+def test_a_plain_answer_is_no_stream() -> None:
+    """However long it takes."""
+    rig, request = Rig(), FakeRequest()
+    exchange = rig.begin(request)
+    sent_to(rig).answer.callback(FakeResponse(length=2))
+    assert exchange.stream_age(1000.0) is None
+    response_body(rig, request)

@@ -316,3 +316,22 @@ def test_the_total_time_is_not_the_backends_fault() -> None:
     assert isinstance(broken, RelayBroken)
     assert broken.timeout
     assert not broken.blames_backend
+
+
+def test_how_long_it_is_silent() -> None:
+    """Since the last piece; while the client takes nothing, the backend is not to blame."""
+    relaying = Relaying()
+    relay, clock = relaying.relay, relaying.clock
+    assert relay.is_stream
+    clock.advance(3)
+    assert relay.silent_s(clock.seconds()) == 3
+    relaying.piece(EVENT)
+    clock.advance(2)
+    assert relay.silent_s(clock.seconds()) == 2
+    relay.pauseProducing()
+    clock.advance(5)
+    assert relay.silent_s(clock.seconds()) == 0
+    relay.resumeProducing()
+    clock.advance(1)
+    assert relay.silent_s(clock.seconds()) == 1
+    relaying.end()
