@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from os import urandom
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from treq.client import HTTPClient
 from twisted.application.service import IService, MultiService
@@ -24,11 +24,14 @@ from llmproxy.auth.webhook_source import WebhookClient
 from llmproxy.backends.bounded_body import read_bounded
 from llmproxy.config.model import Config
 from llmproxy.errors import GatewayError
-from llmproxy.interfaces import IAuthenticator, ILimiter
+from llmproxy.interfaces import IAuthenticator
 from llmproxy.limits.memory_limiter import MemoryLimiter
 from llmproxy.limits.rules import LimitRules
 from llmproxy.storage import Storage
 from llmproxy.usage.totals import UsageTotals
+
+if TYPE_CHECKING:
+    from llmproxy.limits.redis_limiter import RedisLimiter
 
 
 class Running(Protocol):
@@ -148,7 +151,7 @@ class Rights(MultiService):
                 one.cut(self.restate(error))
 
 
-def _make_limiter(config: Config, reactor: Any, storage: Storage) -> ILimiter:
+def _make_limiter(config: Config, reactor: Any, storage: Storage) -> MemoryLimiter | RedisLimiter:
     """Make the limiter that the configuration asks for."""
     settings = config.rate_limit
     if settings.storage == "redis":

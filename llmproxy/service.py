@@ -31,17 +31,19 @@ from llmproxy.config.model import Config
 from llmproxy.edge_tls import EdgeTlsFactory, ServerConnections
 from llmproxy.errors import ConfigError, GatewayError, Problem
 from llmproxy.health.checker import HealthChecker
-from llmproxy.interfaces import IReporter
+from llmproxy.interfaces import IAlerts, IReporter
 from llmproxy.lifecycle import Lifecycle
 from llmproxy.listeners import CannotListen, Listeners
 from llmproxy.logs.access import AccessLog
 from llmproxy.logs.runtime import make_observer
+from llmproxy.observation import Observation
 from llmproxy.proxy.admission import Admission
 from llmproxy.proxy.budget import ByteBudget
 from llmproxy.proxy.exchange import DataPath, Exchange
 from llmproxy.proxy.tries import RetryRules
+from llmproxy.resources.base import EdgeResource
 from llmproxy.resources.records import record_of, record_of_refusal
-from llmproxy.resources.root import CrossOrigin, make_root
+from llmproxy.resources.root import CrossOrigin, make_root, put
 from llmproxy.rights import Rights
 from llmproxy.site import EdgeRequest, EdgeSite
 from llmproxy.timeouts import Timeouts
@@ -55,7 +57,7 @@ from llmproxy.wire.forwarded import TrustedProxies
 from llmproxy.wire.retry_budget import RetryBudget
 
 ADMIN_CONNECTIONS = 256
-"""Open connections of administrators; more are closed."""
+"""Open connections of administrators, and as many of those who read metrics; more are closed."""
 
 
 class Gateway(MultiService):
@@ -71,6 +73,7 @@ class Gateway(MultiService):
 
     Attributes:
         rights: Who may do what.
+        observation: What is watched.
         listeners: What it listens on.
         directory: Its backends.
         site: Its client connections.
@@ -164,6 +167,10 @@ class Gateway(MultiService):
         with _blaming("admin.db_path"):
             self.rights = rights = Rights(config, reactor, running)
         reporters.append(rights.totals)
+        alerts: list[IAlerts] = []
+        self.observation = observation = Observation(config, reactor, running, alerts)
+        observation.setServiceParent(self)
+        reporters.extend(observation.reporters)
         budget = ByteBudget(server.max_inflight_bytes)
         admission = Admission(
             authenticator=rights.authenticator,
@@ -206,11 +213,12 @@ class Gateway(MultiService):
 
         # The edge.
         def log_request(request: EdgeRequest) -> None:
-            record = record_of(request, time.time(), reactor.seconds())
+            record = record_of(request, time.time(), reactor.seconds(), observation.probed_paths)
             if access_log is not None and record is not None:
                 access_log.report(record)
 
         def log_refused(error: GatewayError, client_ip: str, request_id: str) -> None:
+            observation.refused(error)
             if access_log is not None:
                 access_log.report(record_of_refusal(error, client_ip, request_id, time.time()))
 
@@ -229,19 +237,24 @@ class Gateway(MultiService):
             log_request=log_request,
             log_refused=log_refused,
         )
+        root = make_root(
+            identify=admission.identify,
+            begin=self.data_path.begin,
+            catalog=self.directory,
+            limiter=rights.limiter,
+            totals=rights.totals,
+            now=time.time,
+            backends=self.directory,
+            is_draining=lambda: self.lifecycle.is_draining(),
+            cors=cors,
+            open_paths=config.auth.skip_paths,
+        )
+        metrics = observation.resource(admission.identify)
+        metrics_root = EdgeResource() if config.metrics.listen else root
+        if metrics is not None:
+            put(metrics_root, config.metrics.path.encode("ascii"), metrics)
         self.site = make_site(
-            make_root(
-                identify=admission.identify,
-                begin=self.data_path.begin,
-                catalog=self.directory,
-                limiter=rights.limiter,
-                totals=rights.totals,
-                now=time.time,
-                backends=self.directory,
-                is_draining=lambda: self.lifecycle.is_draining(),
-                cors=cors,
-                open_paths=config.auth.skip_paths,
-            ),
+            root,
             max_connections=server.max_connections,
             trusted_proxies=TrustedProxies(server.trusted_proxies),
             cors_fields=cors.fields_for,
@@ -258,6 +271,19 @@ class Gateway(MultiService):
         note = " with TLS" if server.tls.enabled else ""
         self.listeners = Listeners(reactor, server.listen, factory, note)
         self.listeners.setServiceParent(self)
+        self._side_sites: list[EdgeSite] = []
+        if metrics is not None and config.metrics.listen:
+            metrics_site = make_site(
+                metrics_root,
+                max_connections=ADMIN_CONNECTIONS,
+                trusted_proxies=TrustedProxies(()),
+                cors_fields=lambda _: (),
+                replaces_idle=True,
+            )
+            self._side_sites.append(metrics_site)
+            Listeners(
+                reactor, (config.metrics.listen,), metrics_site, " for metrics"
+            ).setServiceParent(self)
         self.admin_site: EdgeSite | None = None
         if config.admin.enabled:
             # Only who uses it has it in memory.
@@ -290,6 +316,7 @@ class Gateway(MultiService):
                 cors_fields=lambda _: (),
                 replaces_idle=True,  # nobody keeps administrators out by holding connections open
             )
+            self._side_sites.append(self.admin_site)
             Listeners(
                 reactor, (config.admin.listen,), self.admin_site, " for the admin API"
             ).setServiceParent(self)
@@ -301,6 +328,11 @@ class Gateway(MultiService):
             close_idle=self.site.close_idle,
             abort_all=self.site.abort_all,
         )
+        observation.watch_edge(self.site, budget, self.lifecycle.is_draining)
+        observation.watch_backends(
+            self.directory, {name: one.pool for name, one in clients.items()}
+        )
+        observation.watch_rights(rights)
 
     def __repr__(self) -> str:
         return f"<Gateway {self.listeners!r} {self.directory!r} {self.lifecycle!r}>"
@@ -331,8 +363,8 @@ class Gateway(MultiService):
     async def _stop(self) -> None:
         await self.lifecycle.drain()
         await maybeDeferred(super().stopService)
-        if self.admin_site is not None:
-            self.admin_site.abort_all()
+        for site in self._side_sites:
+            site.abort_all()
         await self.rights.stopService()
         for clients in self._clients.values():
             clients.pool.close()

@@ -65,7 +65,13 @@ def test_the_shipped_file(reactor: MemoryReactorClock, made: list[Gateway]) -> N
     """All parts, in the order in which they start; nothing listens yet but the demo's port."""
     gateway = Gateway(load_config(str(ETC / "llmproxy.yaml"), {}), reactor, cannot_start)
     made.append(gateway)
-    assert part_names(gateway) == ["DemoServer", "ModelLists", "HealthChecker", "Listeners"]
+    assert part_names(gateway) == [
+        "DemoServer",
+        "ModelLists",
+        "HealthChecker",
+        "Observation",
+        "Listeners",
+    ]
     assert reactor.tcpServers == []
     assert reactor.getDelayedCalls() == []
     assert [one.name for one in gateway.directory.statuses()] == ["demo"]
@@ -75,14 +81,23 @@ def test_the_shipped_file(reactor: MemoryReactorClock, made: list[Gateway]) -> N
 def test_the_reference_file(reactor: MemoryReactorClock) -> None:
     """Every key at once."""
     gateway = Gateway(load_config(str(ETC / "llmproxy.reference.yaml"), {}), reactor, cannot_start)
-    assert part_names(gateway) == ["ModelLists", "HealthChecker", "Listeners"]
+    assert part_names(gateway) == [
+        "ModelLists",
+        "HealthChecker",
+        "Observation",
+        "Listeners",
+    ]
     assert [one.name for one in gateway.directory.statuses()] == ["vllm-1"]
 
 
 def test_checks_can_be_left_out(reactor: MemoryReactorClock) -> None:
     """Without ``health_check`` there is no part for it."""
     config = configured(MINIMAL + "health_check: {enabled: false}\n")
-    assert part_names(Gateway(config, reactor, cannot_start)) == ["ModelLists", "Listeners"]
+    assert part_names(Gateway(config, reactor, cannot_start)) == [
+        "ModelLists",
+        "Observation",
+        "Listeners",
+    ]
 
 
 def test_two_demo_backends_are_one_server(reactor: MemoryReactorClock, made: list[Gateway]) -> None:

@@ -26,7 +26,7 @@ from llmproxy.config.names import check_names, check_other_types, check_referenc
 from llmproxy.config.setting import key_name
 
 LOCAL_PATHS: Final = ("/health", "/ready", "/metrics")
-"""The paths that may be served without a key."""
+"""The paths that may be served without a key, besides ``metrics.path``."""
 
 PLACEHOLDERS: Final = ("{api_key}", "{sha256}")
 """What ``key_pattern`` has one of: it is replaced by the key, or by its digest."""
@@ -43,14 +43,14 @@ def check_auth(config: Config, findings: Findings) -> None:
         findings: Takes the problems.
     """
     auth = config.auth
-    _check_names_and_paths(auth, findings)
+    _check_names_and_paths(auth, config.metrics.path, findings)
     _check_pipeline(config, findings)
     for one in attrs.fields(type(auth.status_codes)):
         answer = getattr(auth.status_codes, one.name)
         _check_answer(answer, ("auth", "status_codes", key_name(one)), findings)
 
 
-def _check_names_and_paths(auth: Auth, findings: Findings) -> None:
+def _check_names_and_paths(auth: Auth, metrics_path: str, findings: Findings) -> None:
     at: KeyPath = ("auth", "header_names")
     if auth.enabled and not auth.header_names:
         findings.check(at, "is empty; want at least one, such as Authorization")
@@ -64,12 +64,13 @@ def _check_names_and_paths(auth: Auth, findings: Findings) -> None:
             findings.check(
                 (*at, index), f"{quoted(name)} is the header of the admin token; want another"
             )
+    local_paths = tuple(dict.fromkeys((*LOCAL_PATHS, metrics_path)))
     for index, path in enumerate(auth.skip_paths):
-        if path not in LOCAL_PATHS:
+        if path not in local_paths:
             findings.check(
                 ("auth", "skip_paths", index),
                 f"{quoted(path)} cannot be served without a key; "
-                f"want only some of: {', '.join(LOCAL_PATHS)}",
+                f"want only some of: {', '.join(local_paths)}",
             )
 
 

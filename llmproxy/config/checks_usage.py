@@ -22,6 +22,24 @@ from llmproxy.config.names import check_names, check_other_types, check_referenc
 SECRET_PREFIX: Final = "whsec_"
 """Before the base64 of a webhook's secret, as Standard Webhooks has it."""
 
+OWN_LABELS: Final = frozenset(
+    (
+        *("backend", "certificate", "code", "function", "kind", "le", "limit", "model", "outcome"),
+        *("path", "phase", "pid", "python", "reporter", "scope", "source", "state", "status"),
+        *("storage", "stream", "type", "version"),
+    )
+)
+"""What metrics are told apart by: no label for ``metrics.custom_labels``."""
+
+SERVED_PATHS: Final = frozenset(
+    (
+        *("/health", "/ready", "/me", "/v1/models", "/tokenize", "/detokenize"),
+        *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"),
+        *("/v1/messages", "/v1/rerank", "/v1/score"),
+    )
+)
+"""What is served there besides metrics: no path for them, nor is anything below."""
+
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _LABEL = re.compile(r"([a-zA-Z_][a-zA-Z0-9_]*)=(.*)", re.ASCII)
 _PATH = re.compile(r"/[A-Za-z0-9._~/-]+", re.ASCII)
@@ -133,6 +151,11 @@ def _check_metrics(metrics: Metrics, findings: Findings) -> None:
         findings.check(
             (*at, "path"), f'{quoted(metrics.path)} is not a path; want one like "/metrics"'
         )
+    elif any(f"{metrics.path}/".startswith(f"{path}/") for path in SERVED_PATHS):
+        findings.check(
+            (*at, "path"),
+            f'{quoted(metrics.path)} serves something else; want another, such as "/metrics"',
+        )
     if metrics.listen:
         try:
             parse_listen(metrics.listen)
@@ -142,8 +165,12 @@ def _check_metrics(metrics: Metrics, findings: Findings) -> None:
     for index, label in enumerate(metrics.custom_labels):
         found = _LABEL.fullmatch(label)
         path = (*at, "custom_labels", index)
-        if found is None or found[1].startswith("__") or found[1] == "le":
+        if found is None or found[1].startswith("__"):
             findings.check(path, f'{quoted(label)} is no label; want one like "site=berlin"')
+        elif found[1] in OWN_LABELS:
+            findings.check(
+                path, f"{quoted(label)}: metrics have a label {found[1]} already; want another name"
+            )
         elif found[1] in seen:
             findings.check(path, f"{quoted(label)} is a second {found[1]}; want it once")
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from llmproxy.errors import GatewayError
@@ -11,19 +12,25 @@ if TYPE_CHECKING:
     from llmproxy.site import EdgeRequest
 
 PROBED_PATHS = frozenset((b"/health", b"/ready"))
-"""Asked every few seconds by load balancers: not worth a line while all is well."""
+"""Asked every few seconds by load balancers: not worth a line while all is well, as metrics are."""
 
 
-def record_of(request: EdgeRequest, time_s: float, clock_s: float) -> UsageRecord | None:
+def record_of(
+    request: EdgeRequest,
+    time_s: float,
+    clock_s: float,
+    probed_paths: Collection[bytes] = PROBED_PATHS,
+) -> UsageRecord | None:
     """Make the record of a request that was answered here; None when it needs no line.
 
     Args:
         request: It has its answer.
         time_s: Now, seconds since the epoch.
         clock_s: Now, on the clock of ``request.started_s``.
+        probed_paths: Those that need no line while all is well.
     """
     status = int(request.code)
-    if request.path in PROBED_PATHS and status < 400:
+    if request.path in probed_paths and status < 400:
         return None
     duration_s = max(clock_s - request.started_s, 0.0)
     return UsageRecord(

@@ -152,18 +152,18 @@ def make_root(
     def guard(path: str) -> Identify | None:
         return None if path in open_paths else identify
 
-    _put(root, b"/health", HealthResource(guard("/health")))
-    _put(root, b"/ready", ReadyResource(backends, is_draining, guard("/ready")))
-    _put(root, b"/v1/models", ModelsResource(identify, catalog))
-    _put(root, b"/me", MeResource(identify, catalog, limiter, totals, now))
+    put(root, b"/health", HealthResource(guard("/health")))
+    put(root, b"/ready", ReadyResource(backends, is_draining, guard("/ready")))
+    put(root, b"/v1/models", ModelsResource(identify, catalog))
+    put(root, b"/me", MeResource(identify, catalog, limiter, totals, now))
     relayed = ProxyResource(begin)
     for path in RELAYED_PATHS:
-        _put(root, path, relayed)
+        put(root, path, relayed)
     return root
 
 
-def _put(root: Resource, path: bytes, resource: Resource) -> None:
-    """Put a resource into the tree, with plain nodes above it."""
+def put(root: Resource, path: bytes, resource: Resource) -> None:
+    """Put a resource into a tree, with plain nodes above it."""
     *parents, name = path[1:].split(b"/")
     node = root
     for parent in parents:

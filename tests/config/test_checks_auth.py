@@ -36,6 +36,14 @@ def test_auth(problems: Problems, text: str, expected: str) -> None:
     assert told.startswith(f"x.yaml:3: {expected}")
 
 
+def test_metrics_may_be_served_to_all_under_another_name(problems: Problems) -> None:
+    """``skip_paths`` takes ``metrics.path``, whatever it is."""
+    text = "backends: [{name: a, url: 'demo:'}]\nauth: {enabled: false, skip_paths: [/numbers]}\n"
+    (told,) = problems(text)
+    assert "want only some of: /health, /ready, /metrics" in told
+    assert not problems(text + "metrics: {path: /numbers}\n")
+
+
 def test_header_names_may_be_empty_without_authentication(problems: Problems) -> None:
     """Nobody reads them."""
     text = "backends: [{name: a, url: 'demo:'}]\nauth: {enabled: false, header_names: []}\n"

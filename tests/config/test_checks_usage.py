@@ -6,7 +6,8 @@ from base64 import b64encode
 
 import pytest
 
-from llmproxy.config.checks_usage import webhook_key
+from llmproxy.config.checks_usage import SERVED_PATHS, webhook_key
+from llmproxy.resources.proxy import RELAYED_PATHS
 from tests.config.conftest import Load, Problems
 
 START = """\
@@ -102,9 +103,16 @@ def test_spool(problems: Problems, text: str, expected: str) -> None:
     ("text", "expected"),
     [
         ("path: metrics", 'path: "metrics" is not a path; want one like "/metrics"'),
+        ("path: /v1/models", 'path: "/v1/models" serves something else; want another, such as'),
+        ("path: /v1/models/mine", 'path: "/v1/models/mine" serves something else; '),
+        ("path: /health", 'path: "/health" serves something else; '),
         ("listen: ':x'", 'listen: ":x" '),
         ("custom_labels: [a]", 'custom_labels[0]: "a" is no label; want one like "site=berlin"'),
-        ("custom_labels: [le=1]", 'custom_labels[0]: "le=1" is no label; '),
+        ("custom_labels: [__a=1]", 'custom_labels[0]: "__a=1" is no label; '),
+        (
+            "custom_labels: [model=1]",
+            'custom_labels[0]: "model=1": metrics have a label model already; want another name',
+        ),
         ("custom_labels: [a=1, a=2]", 'custom_labels[1]: "a=2" is a second a; want it once'),
         (
             "latency_buckets: [5, 5]",
@@ -118,3 +126,15 @@ def test_metrics(problems: Problems, text: str, expected: str) -> None:
     """Labels are such that Prometheus takes, and bounds go up."""
     (told,) = problems(f"{START}metrics: {{{text}}}\n")
     assert told.startswith(f"x.yaml:4: metrics.{expected}")
+
+
+def test_paths_beside_others(problems: Problems) -> None:
+    """Only what is served, and what is below it, is taken."""
+    for path in ("/v1/metrics", "/healthy", "/metrics/llmproxy"):
+        assert not problems(f"{START}metrics: {{path: {path}}}\n")
+
+
+def test_the_paths_that_are_served() -> None:
+    """The same as in the Resource tree."""
+    relayed = {path.decode() for path in RELAYED_PATHS}
+    assert relayed | {"/health", "/ready", "/me", "/v1/models"} == SERVED_PATHS

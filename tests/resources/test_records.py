@@ -87,3 +87,12 @@ def test_record_of_a_refusal() -> None:
         error_code="uri_too_long",
         client_ip="192.0.2.7",
     )
+
+
+def test_further_probes() -> None:
+    """Metrics are read as often, wherever they are served."""
+    with Edge(lambda request: answer_json(request, 200, "x")) as edge:
+        edge.connect().send(get("/numbers"))
+        (request,) = edge.logged
+        assert record_of(request, 1000.0, 0.0, frozenset((b"/numbers",))) is None
+        assert record_of(request, 1000.0, 0.0) is not None

@@ -1,0 +1,256 @@
+"""What is watched, in one configuration: the metrics, the streams, the event loop.
+
+Part of the parts list: plain constructor calls, and which number of which part is which metric.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha256
+from os import environ
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
+
+from llmproxy import __version__
+from llmproxy.config.model import Config
+from llmproxy.config.shown import shown
+from llmproxy.errors import GatewayError
+from llmproxy.interfaces import IAlerts, IBackendStatuses, IReporter
+from llmproxy.limits.memory_limiter import MemoryLimiter
+from llmproxy.metrics import catalogue
+from llmproxy.proxy.budget import ByteBudget
+from llmproxy.proxy.exchange import Exchange
+from llmproxy.proxy.stream_watch import StreamWatch
+from llmproxy.resources.base import Identify
+from llmproxy.resources.metrics import MetricsResource
+from llmproxy.resources.records import PROBED_PATHS
+from llmproxy.rights import Rights
+from llmproxy.site import EdgeSite
+from llmproxy.upstream.pool import ConnectionPool
+
+if TYPE_CHECKING:
+    from llmproxy.metrics.recorder import Recorder
+    from llmproxy.metrics.registry import Metrics
+
+SHARED_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
+"""In the environment: where several processes count together."""
+
+THREAD_TURN_S: Final = 0.0005
+"""How long another thread may keep the interpreter from the event loop; Python's own 5 ms would be
+paid at every system call of the event loop while metrics are written out."""
+
+PHASES: Final = ("admitting", "attempting", "relaying")
+"""Those of an exchange that has not concluded."""
+
+ALERT_KINDS: Final = ("long_stream", "stalled_stream")
+
+
+class Observation(MultiService):
+    """The parts that watch.
+
+    Args:
+        config: The configuration.
+        reactor: The reactor.
+        running: The requests under way.
+        alerts: Take the alerts of streams.
+
+    Attributes:
+        metrics: Count, and are read; None when ``metrics.enabled`` is false.
+        streams: Raises alerts.
+        reporters: Count requests.
+        probed_paths: Asked every few seconds: not worth a line in the log while all is well.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        reactor: Any,
+        running: set[Exchange],
+        alerts: Sequence[IAlerts],
+    ) -> None:
+        super().__init__()
+        self._config = config
+        self._running = running
+        self.streams = StreamWatch(
+            running,
+            long_s=config.monitoring.long_stream_alert,
+            stalled_s=config.monitoring.stalled_stream_alert,
+            alerts=alerts,
+            clock=reactor,
+        )
+        self.streams.setServiceParent(self)
+        self.metrics: Metrics | None = None
+        self._recorder: Recorder | None = None
+        self.probed_paths = PROBED_PATHS
+        if config.metrics.enabled:
+            self.probed_paths |= {config.metrics.path.encode("ascii")}
+            self.metrics = metrics = self._make_metrics(reactor)
+            self._watch_daemon(metrics)
+
+    def __repr__(self) -> str:
+        return f"<Observation {self.metrics!r} {self.streams!r}>"
+
+    def startService(self) -> None:
+        """Begin to watch."""
+        if self.metrics is not None:
+            sys.setswitchinterval(THREAD_TURN_S)
+        super().startService()
+
+    @property
+    def reporters(self) -> Sequence[IReporter]:
+        """What counts requests."""
+        return () if self._recorder is None else (self._recorder,)
+
+    def refused(self, error: GatewayError) -> None:
+        """Count what never became a request."""
+        if self._recorder is not None:
+            self._recorder.refused(error)
+
+    def resource(self, identify: Identify) -> MetricsResource | None:
+        """Make the resource that serves the metrics; None when there are none.
+
+        Args:
+            identify: Says who asks, where ``auth.skip_paths`` does not let everybody.
+        """
+        if self.metrics is None:
+            return None
+        is_open = self._config.metrics.path in self._config.auth.skip_paths
+        return MetricsResource(self.metrics.scrape, None if is_open else identify)
+
+    def _make_metrics(self, reactor: Any) -> Metrics:
+        # Only who uses them has them in memory.
+        from llmproxy.metrics.loop_lag import LoopLag
+        from llmproxy.metrics.process import watch_process
+        from llmproxy.metrics.recorder import Recorder
+        from llmproxy.metrics.registry import Metrics
+        from llmproxy.metrics.sessions import SessionSums
+
+        def in_thread(function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+            return deferToThreadPool(reactor, reactor.getThreadPool(), function, *arguments)
+
+        settings = self._config.metrics
+        metrics = Metrics(
+            latency_buckets=settings.latency_buckets,
+            custom_labels=dict(_parted(label) for label in settings.custom_labels),
+            in_thread=in_thread,
+            clock=reactor,
+            shared_folder=environ.get(SHARED_FOLDER, ""),
+        )
+        metrics.setServiceParent(self)
+        sessions = SessionSums(metrics.histogram(catalogue.SESSION_TOKENS).observe, reactor)
+        metrics.watch(catalogue.ACTIVE_SESSIONS, sessions.active)
+        self._recorder = Recorder(metrics, sessions)
+        lag = LoopLag(metrics.histogram(catalogue.LOOP_LAG).observe, reactor)
+        lag.setServiceParent(self)
+        metrics.watch(catalogue.LOOP_WORST, lag.worst_s)
+        watch_process(metrics, time.time)
+        return metrics
+
+    def _watch_daemon(self, metrics: Metrics) -> None:
+        number = config_hash(self._config)
+        metrics.watch(catalogue.CONFIG_HASH, lambda: number)
+        metrics.watch(catalogue.BUILD_INFO, lambda: 1.0, __version__, platform.python_version())
+        metrics.watch_each(catalogue.IN_FLIGHT, self._phases)
+
+        def alerts() -> Iterable[tuple[tuple[str, ...], float]]:
+            told = self.streams.told
+            names = [backend.name for backend in self._config.backends]
+            return [((kind, name), told[kind, name]) for kind in ALERT_KINDS for name in names]
+
+        metrics.watch_each(catalogue.STREAM_ALERTS, alerts)
+
+    def _phases(self) -> Iterable[tuple[tuple[str, ...], float]]:
+        counted = Counter(exchange.state for exchange in self._running)
+        return [((phase,), counted[phase]) for phase in PHASES]
+
+    def watch_edge(
+        self, site: EdgeSite, budget: ByteBudget, is_draining: Callable[[], bool]
+    ) -> None:
+        """Watch what clients hold.
+
+        Args:
+            site: Their connections.
+            budget: Their requests' bodies.
+            is_draining: Whether the daemon is.
+        """
+        metrics = self.metrics
+        if metrics is None:
+            return
+        metrics.watch(catalogue.CLIENT_CONNECTIONS, lambda: site.connection_count)
+        metrics.watch(catalogue.BODY_BYTES, lambda: budget.taken_bytes)
+        metrics.watch(catalogue.DRAINING, is_draining)
+
+    def watch_backends(
+        self, directory: IBackendStatuses, pools: Mapping[str, ConnectionPool]
+    ) -> None:
+        """Watch the backends.
+
+        Args:
+            directory: Their states.
+            pools: Their connections, by their names.
+        """
+        metrics = self.metrics
+        if metrics is None:
+            return
+        metrics.watch_each(
+            catalogue.BACKEND_UP,
+            lambda: [((one.name,), one.state == "up") for one in directory.statuses()],
+        )
+        metrics.watch_each(
+            catalogue.BACKEND_DRAINED,
+            lambda: [((one.name,), one.state == "drained") for one in directory.statuses()],
+        )
+        metrics.watch_each(
+            catalogue.BACKEND_IN_FLIGHT,
+            lambda: [((one.name,), one.in_flight) for one in directory.statuses()],
+        )
+
+        def connections() -> Iterable[tuple[tuple[str, ...], float]]:
+            for name, pool in pools.items():
+                idle, all_of_them = pool.counts
+                yield (name, "idle"), idle
+                yield (name, "busy"), all_of_them - idle
+
+        metrics.watch_each(catalogue.BACKEND_CONNECTIONS, connections)
+
+    def watch_rights(self, rights: Rights) -> None:
+        """Watch limits and stores.
+
+        Args:
+            rights: Have them.
+        """
+        metrics = self.metrics
+        if metrics is None:
+            return
+        limiter, totals, storage = rights.limiter, rights.totals, rights.storage
+        metrics.watch_each(catalogue.LIMIT_REFUSALS, lambda: limiter.refused.items())
+        if not isinstance(limiter, MemoryLimiter):
+            metrics.watch(catalogue.UNCHECKED, lambda: limiter.allowed_unchecked)
+            metrics.watch(catalogue.LIMIT_FAILURES, lambda: limiter.failures)
+            metrics.watch(catalogue.UNSETTLED, lambda: limiter.pending_settlements)
+        for name, is_up in storage.is_up.items():
+            metrics.watch(catalogue.STORAGE_UP, is_up, name)
+        if storage.keys is not None:
+            metrics.watch(catalogue.STORAGE_UP, lambda: not totals.is_failing, "own file")
+
+
+def config_hash(config: Config) -> float:
+    """Give a number of a configuration that a float holds exactly.
+
+    Secrets are left out, or it would be something to try guesses against.
+    """
+    text = msgspec.json.encode(shown(config), order="deterministic")
+    return float(int(sha256(text).hexdigest()[:12], 16))
+
+
+def _parted(label: str) -> tuple[str, str]:
+    name, _, value = label.partition("=")
+    return name, value
