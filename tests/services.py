@@ -1,4 +1,4 @@
-"""Real Redis, PostgreSQL and MariaDB servers for tests, on free ports of 127.0.0.1.
+"""Real Redis, PostgreSQL, MariaDB and Prometheus servers for tests, on free ports of 127.0.0.1.
 
 Each has a temporary folder of its own and knows nothing of what is tested with it. They are stopped
 when they are left, and end by themselves when the tests are killed (unless they were started in
@@ -10,6 +10,7 @@ of a second, the databases some seconds: share them (``redis_server``, ``postgre
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pwd
 import shutil
@@ -18,10 +19,12 @@ import socket
 import subprocess
 import threading
 import time
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, ClassVar, Self
+from urllib.parse import urlencode
 
 from tests.daemon import free_port
 
@@ -413,4 +416,63 @@ class MariaServer(RealServer):
         with contextlib.suppress(pymysql.err.OperationalError):
             self._connected().close()
             return True
+        return False
+
+
+class PrometheusServer(RealServer):
+    """A Prometheus that scrapes one target every second.
+
+    Args:
+        target: Its address and port.
+        path: Where its metrics are.
+    """
+
+    package = "prometheus"
+    programs = (("prometheus",),)
+
+    def __init__(self, target: str, path: str = "/metrics") -> None:
+        super().__init__()
+        self._target = target
+        self._path = path
+
+    def query(self, promql: str) -> dict[tuple[tuple[str, str], ...], float]:
+        """Ask for what is so now; give each value by its labels, in the order of their names."""
+        answer = self._get(f"/api/v1/query?{urlencode({'query': promql})}")
+        assert answer["status"] == "success", answer
+        assert answer["data"]["resultType"] == "vector", answer
+        return {
+            tuple(sorted(one["metric"].items())): float(one["value"][1])
+            for one in answer["data"]["result"]
+        }
+
+    def _get(self, path: str) -> Any:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("GET", path)
+            return json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+
+    def _prepare(self) -> None:
+        scrape = {
+            "job_name": "llmproxy",
+            "scrape_interval": "1s",
+            "metrics_path": self._path,
+            "static_configs": [{"targets": [self._target]}],
+        }
+        # JSON is YAML.
+        (self.folder / "prometheus.yml").write_text(json.dumps({"scrape_configs": [scrape]}))
+
+    def _command(self) -> list[str]:
+        return [
+            find_program("prometheus"),
+            f"--config.file={self.folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={self.folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+            "--log.level=warn",
+        ]
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError, HTTPException, ValueError):
+            return bool(self._get("/api/v1/query?query=vector(1)")["status"] == "success")
         return False

@@ -116,6 +116,7 @@ RECORD = UsageRecord(
     time=0.0,
     request_id="r",
     endpoint="/v1/completions",
+    key_id="k",
     model="m",
     upstream_model="m",
     backend="a",

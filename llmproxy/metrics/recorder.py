@@ -92,7 +92,7 @@ class Recorder:
                 self._metrics.counter(catalogue.TOOL_CALLS, function, model).inc(calls)
         if record.outcome != "ok" or record.tried:
             self._count_trouble(record, model)
-        if record.session_id:
+        if record.session_id and record.key_id:
             self._sessions.add(record)
 
     def refused(self, error: GatewayError) -> None:

@@ -204,10 +204,11 @@ def test_tokens_that_make_no_sense() -> None:
 
 
 def test_sessions_are_summed() -> None:
-    """Where a request belongs to one."""
+    """Where a request belongs to one, and its key is known: strangers have none."""
     made = Counted()
     made.recorder.report(RECORD)
     made.recorder.report(attrs.evolve(RECORD, session_id=""))
+    made.recorder.report(attrs.evolve(RECORD, session_id="another", key_id=""))
     assert made.sessions.active() == 1
 
 
