@@ -282,3 +282,36 @@ def test_a_listener_of_its_own(tmp_path: Path, with_key: bool) -> None:
             with PrometheusServer(f"127.0.0.1:{port}", "/numbers") as prometheus:
                 wait_for(prometheus, "sum(up)", 1)
                 wait_for(prometheus, "sum(llmproxy_backend_up)", 1)
+
+
+def test_daemons_that_count_together(tmp_path: Path) -> None:
+    """Each is asked for its own clients, and either answers for both."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    with contextlib.ExitStack() as stack:
+        daemons = []
+        for name in ("one", "two"):
+            (folder := tmp_path / name).mkdir()
+            config = gateway_config(free_port(), [{"name": "demo", "url": "demo:"}])
+            environ = {"PROMETHEUS_MULTIPROC_DIR": str(shared)}
+            daemons.append(stack.enter_context(Daemon(folder, config, environ)))
+        body = json.dumps({"model": "demo", "messages": MESSAGES}).encode()
+        fields = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+        for daemon, times in zip(daemons, (1, 2), strict=True):
+            for _ in range(times):
+                urlopen(Request(daemon.url + PATH, body, fields), timeout=30).read()
+        wanted = ("llmproxy_requests_total{", "llmproxy_latency_ms_count{", "llmproxy_backend_up{")
+        expected = {"llmproxy_requests_total": 3, "llmproxy_latency_ms_count": 3}
+        for daemon in daemons:
+            end = time.monotonic() + 60
+            found: dict[str, float] = {}
+            # What the other one only watches comes with its next look.
+            while found != {**expected, "llmproxy_backend_up": 1}:
+                assert time.monotonic() < end, found
+                with urlopen(f"{daemon.url}/metrics", timeout=30) as answer:
+                    lines = answer.read().decode().splitlines()
+                found = {
+                    line.partition("{")[0]: float(line.rpartition(" ")[2])
+                    for line in lines
+                    if line.startswith(wanted)
+                }
