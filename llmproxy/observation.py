@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from os import environ
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import msgspec
 from twisted.application.service import MultiService
@@ -35,6 +35,7 @@ from llmproxy.resources.records import PROBED_PATHS
 from llmproxy.rights import Rights
 from llmproxy.site import EdgeSite
 from llmproxy.upstream.pool import ConnectionPool
+from llmproxy.values import AlertKind
 
 if TYPE_CHECKING:
     from llmproxy.metrics.recorder import Recorder
@@ -50,7 +51,7 @@ paid at every system call of the event loop while metrics are written out."""
 PHASES: Final = ("admitting", "attempting", "relaying")
 """Those of an exchange that has not concluded."""
 
-ALERT_KINDS: Final = ("long_stream", "stalled_stream")
+ALERT_KINDS: Final[tuple[AlertKind, ...]] = get_args(AlertKind)
 
 
 class Observation(MultiService):
@@ -66,6 +67,7 @@ class Observation(MultiService):
         metrics: Count, and are read; None when ``metrics.enabled`` is false.
         streams: Raises alerts.
         reporters: Count requests.
+        config_hash: That of the configuration in force.
         probed_paths: Asked every few seconds: not worth a line in the log while all is well.
     """
 
@@ -89,6 +91,7 @@ class Observation(MultiService):
         self.streams.setServiceParent(self)
         self.metrics: Metrics | None = None
         self._recorder: Recorder | None = None
+        self.config_hash = config_hash(config)
         self.probed_paths = PROBED_PATHS
         if config.metrics.enabled:
             self.probed_paths |= {config.metrics.path.encode("ascii")}
@@ -155,17 +158,9 @@ class Observation(MultiService):
         return metrics
 
     def _watch_daemon(self, metrics: Metrics) -> None:
-        number = config_hash(self._config)
-        metrics.watch(catalogue.CONFIG_HASH, lambda: number)
+        metrics.watch(catalogue.CONFIG_HASH, lambda: self.config_hash)
         metrics.watch(catalogue.BUILD_INFO, lambda: 1.0, __version__, platform.python_version())
         metrics.watch_each(catalogue.IN_FLIGHT, self._phases)
-
-        def alerts() -> Iterable[tuple[tuple[str, ...], float]]:
-            told = self.streams.told
-            names = [backend.name for backend in self._config.backends]
-            return [((kind, name), told[kind, name]) for kind in ALERT_KINDS for name in names]
-
-        metrics.watch_each(catalogue.STREAM_ALERTS, alerts)
 
     def _phases(self) -> Iterable[tuple[tuple[str, ...], float]]:
         counted = Counter(exchange.state for exchange in self._running)
@@ -189,13 +184,13 @@ class Observation(MultiService):
         metrics.watch(catalogue.DRAINING, is_draining)
 
     def watch_backends(
-        self, directory: IBackendStatuses, pools: Mapping[str, ConnectionPool]
+        self, directory: IBackendStatuses, pools: Callable[[], Mapping[str, ConnectionPool]]
     ) -> None:
         """Watch the backends.
 
         Args:
             directory: Their states.
-            pools: Their connections, by their names.
+            pools: Gives their connections, by their names.
         """
         metrics = self.metrics
         if metrics is None:
@@ -213,8 +208,15 @@ class Observation(MultiService):
             lambda: [((one.name,), one.in_flight) for one in directory.statuses()],
         )
 
+        def alerts() -> Iterable[tuple[tuple[str, ...], float]]:
+            told = self.streams.told
+            names = [one.name for one in directory.statuses()]
+            return [((kind, name), told[kind, name]) for kind in ALERT_KINDS for name in names]
+
+        metrics.watch_each(catalogue.STREAM_ALERTS, alerts)
+
         def connections() -> Iterable[tuple[tuple[str, ...], float]]:
-            for name, pool in pools.items():
+            for name, pool in pools().items():
                 idle, all_of_them = pool.counts
                 yield (name, "idle"), idle
                 yield (name, "busy"), all_of_them - idle

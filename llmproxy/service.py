@@ -330,7 +330,7 @@ class Gateway(MultiService):
         )
         observation.watch_edge(self.site, budget, self.lifecycle.is_draining)
         observation.watch_backends(
-            self.directory, {name: one.pool for name, one in clients.items()}
+            self.directory, lambda: {name: one.pool for name, one in clients.items()}
         )
         observation.watch_rights(rights)
 

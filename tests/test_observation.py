@@ -171,6 +171,7 @@ def test_the_numbers_are_those_of_the_parts() -> None:
     running: Any = gateway.data_path.running
     running.add(type("Exchange", (), {"state": "relaying"})())
     gateway.observation.streams.told["stalled_stream", "a"] += 2
+    gateway.observation.config_hash = 12.0
     now = samples(gateway)
     changed = {name: value for name, value in now.items() if before.get(name) != value}
     for name in [name for name in changed if name.startswith("process_")]:
@@ -182,6 +183,7 @@ def test_the_numbers_are_those_of_the_parts() -> None:
         'llmproxy_requests_in_flight{phase="relaying"}': 1,
         'llmproxy_stream_alerts_total{backend="a",kind="stalled_stream"}': 2,
         "llmproxy_draining": 1,
+        "llmproxy_config_hash": 12,
     }
 
 
