@@ -191,7 +191,8 @@ def test_leases_and_limits() -> None:
     """What a backend works on, and what is held up."""
     gateway = made(OPEN + "rate_limit: {per_key: {max_concurrent: 1}}\n")
     principal, other = Principal("k"), Principal("o", quota=Quota(10))
-    lease = gateway.directory.acquire(gateway.directory.route("m", principal), frozenset("b"))
+    route = gateway.directory.route("m", principal)
+    lease = gateway.directory.acquire(route, frozenset("b"), bytes)
     for demand in (Demand(principal, "m", 1), Demand(principal, "m", 1), Demand(other, "m", 1)):
         gateway.rights.limiter.acquire(demand).addErrback(lambda failure: failure.trap(RateLimited))
     found = samples(gateway)
