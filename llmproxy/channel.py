@@ -14,6 +14,7 @@ early by one read.
 from __future__ import annotations
 
 from collections import deque
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -99,6 +100,11 @@ class EdgeChannel(Protocol):
         self._transport.setTcpNoDelay(True)
         self._transport.registerProducer(self, True)
         self._set_deadline(self._limits.idle_timeout_s, self._idle_expired)
+
+    @cached_property
+    def certificate_subject(self) -> str:
+        """The subject of the client's verified certificate; empty: it showed none."""
+        return self._transport.client_subject() if self.is_secure else ""
 
     @property
     def _transport(self) -> Any:

@@ -73,6 +73,9 @@ class IClientRequest(Interface):
     peer_ip: str = Attribute("Who is at the other end of the connection.")
     from_trusted_proxy: bool = Attribute("Whether ``peer_ip`` is a trusted proxy.")
     secure: bool = Attribute("Whether the client's connection is TLS here.")
+    certificate_subject: str = Attribute(
+        "The subject of the client's certificate, which was verified; empty: it showed none."
+    )
     started_s: float = Attribute("When its first byte was seen, on the reactor's clock.")
     repeats: dict[str, Any] = Attribute(
         "Shared by the requests of one connection whose heads are the same but for the length: "

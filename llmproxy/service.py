@@ -28,7 +28,6 @@ from llmproxy.backends.queue import BackendQueue
 from llmproxy.balancing.strategies import make_strategy
 from llmproxy.channel import EdgeLimits
 from llmproxy.config.model import Config
-from llmproxy.edge_tls import EdgeTlsFactory, ServerConnections
 from llmproxy.errors import ConfigError, GatewayError, Problem
 from llmproxy.health.checker import HealthChecker
 from llmproxy.interfaces import IAlerts, IReporter
@@ -47,6 +46,8 @@ from llmproxy.resources.root import CrossOrigin, make_root, put
 from llmproxy.rights import Rights
 from llmproxy.site import EdgeRequest, EdgeSite
 from llmproxy.timeouts import Timeouts
+from llmproxy.tls.certificates import Certificates
+from llmproxy.tls.transport import EdgeTlsFactory
 from llmproxy.upstream.body import BytesBody
 from llmproxy.upstream.factory import BackendClients
 from llmproxy.values import Backend
@@ -77,6 +78,7 @@ class Gateway(MultiService):
         listeners: What it listens on.
         directory: Its backends.
         site: Its client connections.
+        certificates: What it shows its clients; None: there is no TLS.
         admin_site: Its administrators' connections; None when nobody administers it so.
         data_path: Its exchanges.
         lifecycle: Its end.
@@ -260,14 +262,17 @@ class Gateway(MultiService):
             cors_fields=cors.fields_for,
         )
         factory: IProtocolFactory = self.site
+        self.certificates: Certificates | None = None
         if server.tls.enabled:
             with _blaming("server.tls"):
-                factory = EdgeTlsFactory(
-                    ServerConnections(server.tls),
-                    self.site,
-                    reactor=reactor,
-                    handshake_timeout_s=server.header_timeout,
-                )
+                self.certificates = Certificates(server.tls, reactor, time.time)
+            self.certificates.setServiceParent(self)
+            factory = EdgeTlsFactory(
+                self.certificates,
+                factory,
+                reactor=reactor,
+                handshake_timeout_s=server.header_timeout,
+            )
         note = " with TLS" if server.tls.enabled else ""
         self.listeners = Listeners(reactor, server.listen, factory, note)
         self.listeners.setServiceParent(self)

@@ -99,6 +99,11 @@ class EdgeRequest(server.Request):
     def __repr__(self) -> str:
         return f"<EdgeRequest {self.request_id} {self.method!r} {self.uri!r}>"
 
+    @property
+    def certificate_subject(self) -> str:
+        """The subject of the client's certificate; see `IClientRequest`."""
+        return "" if self._is_gone else self.channel.certificate_subject
+
     # what twisted.web's resources may ask of a request
 
     @cached_property

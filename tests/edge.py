@@ -147,6 +147,7 @@ class MemoryConnection:
         aborted: Cut, with a reset.
         lost: Whether the channel was told of the end.
         producer: Who is paused while it is full.
+        subject: Of the client's certificate.
     """
 
     disconnecting = False
@@ -157,6 +158,7 @@ class MemoryConnection:
         self.full = self.closing = self.half_closed = self.aborted = self.lost = False
         self.producer: Any = None
         self.no_delay = False
+        self.subject = ""
         self._peer = peer
 
     def write(self, data: bytes) -> None:
@@ -188,6 +190,10 @@ class MemoryConnection:
     def getHandle(self) -> object:
         """Give no socket: there is none."""
         return None
+
+    def client_subject(self) -> str:
+        """Give the subject of the client's certificate, as TLS would."""
+        return self.subject
 
     def getPeer(self) -> IAddress:
         """Give the client's address."""

@@ -37,7 +37,7 @@ FLOORS: dict[str, int] = {
     "channel": 4,
     "listeners": 4,
     "reader": 4,
-    "edge_tls": 4,
+    "tls": 4,
     "transport": 4,
     "stall": 4,
     "service": 5,

@@ -16,9 +16,9 @@ from twisted.logger import ILogObserver, LogLevel
 from llmproxy.backends.demo.server import DemoServer
 from llmproxy.config.load import load_config, parse_config
 from llmproxy.config.model import Config
-from llmproxy.edge_tls import EdgeTlsFactory
 from llmproxy.errors import ConfigError
 from llmproxy.service import Gateway
+from llmproxy.tls.transport import EdgeTlsFactory
 from tests.upstream.certificates import Authority
 
 ETC = Path(__file__).resolve().parent.parent / "etc"

@@ -464,6 +464,20 @@ def test_peer_ip(address: IAddress, ip: str) -> None:
     assert ip_of(address) == ip
 
 
+def test_who_a_client_is_by_its_certificate() -> None:
+    """Its subject, if it has shown one; no header has a part in it."""
+    with Edge(ignore) as edge:
+        client = edge.connect(tls=True)
+        client.connection.subject = "CN=alice"
+        client.send(get("/", "Certificate-Subject: CN=bob"))
+        edge.connect(tls=True).send(get("/"))
+        plain = edge.connect()
+        plain.connection.subject = "CN=nobody can have one without TLS"
+        plain.send(get("/"))
+        subjects = [request.certificate_subject for request in edge.stage.requests]
+    assert subjects == ["CN=alice", "", ""]
+
+
 def test_what_a_resource_sees_of_a_request() -> None:
     """Head, times and security as the interface has them."""
     with Edge() as edge:

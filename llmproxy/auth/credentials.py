@@ -1,4 +1,4 @@
-"""Where a request carries its key: the configured header fields, in order.
+"""Where a request carries its key: the configured header fields, in order, or its certificate.
 
 Pure: it is given a way to look a field up, and gives back a string. It knows nothing of keys, of
 requests or of what the credential opens.
@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from llmproxy.config.keys import SUBJECT_PREFIX
+
 MAX_CREDENTIAL_BYTES: Final = 4096
 """Longer credentials are not looked at: no key is that long."""
 
 UNREADABLE: Final = "\x00"
 """Stands for a credential that was given but can match no key: no header field can carry it."""
+
+_SUBJECT_PREFIX: Final = SUBJECT_PREFIX.encode("ascii")
 
 _ALWAYS_STRIPPED: Final = frozenset((b"authorization", b"x-api-key"))
 
@@ -36,19 +40,22 @@ class CredentialReader:
     def __repr__(self) -> str:
         return f"<CredentialReader {b', '.join(self._names).decode('ascii')}>"
 
-    def read(self, header: Callable[[bytes], bytes]) -> str:
+    def read(self, header: Callable[[bytes], bytes], subject: str = "") -> str:
         """Give the first credential that is not empty.
 
         ``Authorization`` gives what follows ``Bearer`` (RFC 6750, section 2.1; the scheme in any
         case, RFC 9110, section 11.1), and nothing when it holds another scheme. Any other field
-        gives its whole value.
+        gives its whole value. Where no field has any, the subject of a certificate is one, behind
+        `SUBJECT_PREFIX`; no field can carry such a credential.
 
         Args:
             header: Gives the value of the field of that lower-case name, or ``b""``.
+            subject: Of the client's verified certificate; empty: there is none.
 
         Returns:
             The credential; empty when there is none; `UNREADABLE` when there is one that is not
-            ASCII or is longer than any key. Never raises for what a client sent.
+            ASCII, is longer than any key, or claims to be a subject. Never raises for what a client
+            sent.
         """
         for name in self._names:
             value = header(name)
@@ -58,8 +65,10 @@ class CredentialReader:
             if credential:
                 if len(credential) > MAX_CREDENTIAL_BYTES or not credential.isascii():
                     return UNREADABLE
+                if credential.startswith(_SUBJECT_PREFIX):
+                    return UNREADABLE
                 return credential.decode("ascii")
-        return ""
+        return SUBJECT_PREFIX + subject if subject else ""
 
 
 def _bearer(value: bytes) -> bytes:

@@ -15,10 +15,15 @@ DEMO_URL: Final = "demo:"
 
 HIGHEST_PORT: Final = 65535
 
+LONGEST_UNIX_PATH_BYTES: Final = 107
+"""Of a Unix socket, by unix(7)."""
+
 MYSQL_OPTIONS: Final = ("ssl_ca", "ssl_cert", "ssl_key", "unix_socket")
 """What may be said behind the "?" of a URL of MySQL; all of them are paths."""
 
-WANTED_LISTEN: Final = '":port", "ip:port", "[ipv6]:port" or a Twisted endpoint such as "tcp:8000"'
+WANTED_LISTEN: Final = (
+    '":port", "ip:port", "[ipv6]:port", "unix:/path" or a Twisted endpoint such as "tcp:8000"'
+)
 WANTED_URL: Final = '"http://host:port", "https://host:port" or "demo:"'
 WANTED_SERVICE_URL: Final = '"https://host/path" or "http://host/path"'
 WANTED_HOST_PORT: Final = '"host:port" or "[ipv6]:port"'
@@ -50,7 +55,7 @@ def parse_listen(listen: str) -> tuple[str, int] | None:
             raise ValueError(f"has no IP address before its port; want {WANTED_LISTEN}")
         return host, port
     if listen.startswith("haproxy:"):
-        raise ValueError(f"is not available yet: the PROXY protocol; want {WANTED_LISTEN}")
+        raise ValueError("would be on this address alone; want server.proxy_protocol: true")
     if listen.startswith("ssl:"):
         raise ValueError("would be TLS of its own; want tcp:, and server.tls for its certificate")
     if found := _ENDPOINT.fullmatch(listen):
@@ -68,13 +73,10 @@ def _is_address(host: str, *, v6: bool) -> bool:
 
 def _check_endpoint(kind: str, arguments: str) -> None:
     """Check the arguments of a Twisted endpoint; those that are not known pass."""
-    # A colon or an equals sign inside an argument is escaped with a backslash.
-    parts = re.split(r"(?<!\\):", arguments)
-    named = {
-        name: value for name, equals, value in (part.partition("=") for part in parts) if equals
-    }
     if kind == "unix":
+        _check_unix(arguments)
         return
+    parts, named = _endpoint_arguments(arguments)
     if kind == "systemd":
         if "domain" not in named:
             raise ValueError('has no domain; want "systemd:domain=INET:index=0"')
@@ -82,6 +84,38 @@ def _check_endpoint(kind: str, arguments: str) -> None:
     port = named.get("port", parts[0])
     if not _PORT.fullmatch(port) or int(port) > HIGHEST_PORT:
         raise ValueError(f'has no port of 0 to {HIGHEST_PORT}; want for example "{kind}:8000"')
+
+
+def _check_unix(arguments: str) -> None:
+    path, named = unix_path(f"unix:{arguments}"), _endpoint_arguments(arguments)[1]
+    if not path:
+        raise ValueError('has no path; want for example "unix:/run/llmproxy/sock"')
+    if len(os_bytes := path.encode("utf-8", "replace")) > LONGEST_UNIX_PATH_BYTES:
+        raise ValueError(
+            f"has a path of {len(os_bytes)} bytes; want at most {LONGEST_UNIX_PATH_BYTES}, "
+            "or no socket can be there"
+        )
+    if not re.fullmatch("[0-7]{3,4}", named.get("mode", "666")):
+        raise ValueError('has a mode that is none; want octal digits, such as "mode=660"')
+
+
+def unix_path(listen: str) -> str:
+    """Give the path of a Unix socket to listen on; empty: it is another address."""
+    kind, _, arguments = listen.partition(":")
+    if kind != "unix":
+        return ""
+    parts, named = _endpoint_arguments(arguments)
+    return re.sub(r"\\(.)", r"\1", named.get("address", parts[0]), flags=re.DOTALL)
+
+
+def _endpoint_arguments(arguments: str) -> tuple[list[str], dict[str, str]]:
+    """Take the arguments of a Twisted endpoint apart: all of them, and those that have names."""
+    # A colon or an equals sign inside an argument is escaped with a backslash.
+    parts = re.split(r"(?<!\\):", arguments)
+    named = {
+        name: value for name, equals, value in (part.partition("=") for part in parts) if equals
+    }
+    return parts, named
 
 
 def shown_url(url: str) -> str:

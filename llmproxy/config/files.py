@@ -14,11 +14,14 @@ import attrs
 
 from llmproxy.config.checks_admin import needs_db
 from llmproxy.config.findings import Findings, KeyPath, path_text, quoted
-from llmproxy.config.model import BackendTls, Config, ServerTls
+from llmproxy.config.model import BackendTls, Config, ServerTls, TlsCertificate
 from llmproxy.config.setting import key_name
 
 ReadFile = Callable[[str], str]
 """Gives a file's text, or raises `OSError` or `ValueError` (it is not UTF-8)."""
+
+FindCaFault = Callable[[str], str | None]
+"""Looks at a readable file of CAs' certificates, and says why it cannot be used."""
 
 FindTlsFault = Callable[[str, str], tuple[str, str] | None]
 """Looks at a certificate's file and its key's, both readable; names the key (``cert_file`` or
@@ -106,19 +109,34 @@ def _read(
 
 
 def check_certificates(
-    config: Config, read_file: ReadFile, find_tls_fault: FindTlsFault, findings: Findings
+    config: Config,
+    read_file: ReadFile,
+    find_tls_fault: FindTlsFault,
+    find_ca_fault: FindCaFault,
+    findings: Findings,
 ) -> None:
     """Check that certificates and keys can be read, and that what belongs together is given.
 
     Args:
         config: The configuration.
         read_file: Reads a file.
-        find_tls_fault: Looks into the listeners' certificate and key.
+        find_tls_fault: Looks into a certificate of the listeners and its key.
+        find_ca_fault: Looks into the CAs of the clients' certificates.
         findings: Takes the problems.
     """
-    _check_server_tls(config.server.tls, read_file, find_tls_fault, findings)
+    tls = config.server.tls
+    at: KeyPath = ("server", "tls")
+    _check_pair(tls, at, tls.enabled, read_file, find_tls_fault, findings)
+    for index, pair in enumerate(tls.certificates):
+        path: KeyPath = (*at, "certificates", index)
+        _check_pair(pair, path, tls.enabled, read_file, find_tls_fault, findings)
+    ca_at = (*at, "client_ca_file")
+    if tls.enabled and tls.client_ca_file and not findings.suspect(ca_at):
+        reason = find_ca_fault(tls.client_ca_file)
+        if reason is not None:
+            findings.check(ca_at, f"{quoted(tls.client_ca_file)} {reason}")
     for index, backend in enumerate(config.backends):
-        at: KeyPath = ("backends", index, "tls")
+        at = ("backends", index, "tls")
         _check_readable(backend.tls, at, read_file, findings)
         if backend.tls.key_file and not backend.tls.cert_file:
             findings.check(
@@ -128,30 +146,42 @@ def check_certificates(
             )
 
 
-def _check_server_tls(
-    tls: ServerTls, read_file: ReadFile, find_tls_fault: FindTlsFault, findings: Findings
+def _check_pair(
+    pair: ServerTls | TlsCertificate,
+    at: KeyPath,
+    is_used: bool,
+    read_file: ReadFile,
+    find_tls_fault: FindTlsFault,
+    findings: Findings,
 ) -> None:
-    at: KeyPath = ("server", "tls")
+    """Check a certificate of the listeners and its key."""
     both = ((*at, "cert_file"), (*at, "key_file"))
-    _check_readable(tls, at, read_file, findings)
-    if bool(tls.cert_file) != bool(tls.key_file):
-        given, wanted = ("cert_file", "key_file") if tls.cert_file else ("key_file", "cert_file")
+    _check_readable(pair, at, read_file, findings)
+    if bool(pair.cert_file) != bool(pair.key_file):
+        given, wanted = ("cert_file", "key_file") if pair.cert_file else ("key_file", "cert_file")
         findings.check(
             (*at, given), f"is given without {wanted}; want both", needs=((*at, wanted),)
         )
-    elif tls.enabled and not tls.cert_file:
-        findings.check((*at, "enabled"), "is true; want cert_file and key_file with it", needs=both)
-    elif tls.enabled and not any(map(findings.suspect, both)):
-        fault = find_tls_fault(tls.cert_file, tls.key_file)
+    elif is_used and not pair.cert_file:
+        if isinstance(pair, ServerTls):
+            at, what = (*at, "enabled"), "is true"
+        else:
+            what = "has no files"
+        findings.check(at, f"{what}; want cert_file and key_file with it", needs=both)
+    elif is_used and not any(map(findings.suspect, both)):
+        fault = find_tls_fault(pair.cert_file, pair.key_file)
         if fault is not None:
             name, reason = fault
-            findings.check((*at, name), f"{quoted(getattr(tls, name))} {reason}")
+            findings.check((*at, name), f"{quoted(getattr(pair, name))} {reason}")
 
 
 def _check_readable(
-    tls: ServerTls | BackendTls, path: KeyPath, read_file: ReadFile, findings: Findings
+    tls: ServerTls | TlsCertificate | BackendTls,
+    path: KeyPath,
+    read_file: ReadFile,
+    findings: Findings,
 ) -> None:
-    for name in ("ca_file", "cert_file", "key_file"):
+    for name in ("ca_file", "client_ca_file", "cert_file", "key_file"):
         file = getattr(tls, name, "")
         if file and not findings.suspect((*path, name)):
             _read(file, (*path, name), "a readable PEM file", read_file, findings)

@@ -19,7 +19,10 @@ SHORTEST_KEY: Final = 6
 LONGEST_KEY: Final = 4096
 """Characters of a key, at most: longer credentials of clients are not looked at."""
 
-_VISIBLE_ASCII = re.compile(r"[!-~]*", re.ASCII)
+SUBJECT_PREFIX: Final = "tls:"
+"""What begins so is the subject of a client's certificate: a key that no header can carry."""
+
+_KEY_TEXT = re.compile(rf"[!-~]*|{SUBJECT_PREFIX}[ -~]*", re.ASCII)
 
 
 def static_keys(config: Config) -> Iterator[tuple[KeyPath, StaticKey]]:
@@ -91,7 +94,7 @@ def _check_key(
     if not key.key:
         if not from_file:
             findings.check(path, "has no key; want key or key_file", needs=((*path, "key_file"),))
-    elif not _VISIBLE_ASCII.fullmatch(key.key):
+    elif not _KEY_TEXT.fullmatch(key.key):
         findings.check(
             at,
             f"{where} a key (hidden) with characters that clients cannot send; "

@@ -17,8 +17,10 @@ from llmproxy.config.checks_admin import check_admin
 from llmproxy.config.checks_auth import check_auth
 from llmproxy.config.checks_limits import check_limits
 from llmproxy.config.checks_storage import check_storage
+from llmproxy.config.checks_tls import check_tls
 from llmproxy.config.checks_usage import check_usage
 from llmproxy.config.files import (
+    FindCaFault,
     FindTlsFault,
     ReadFile,
     check_certificates,
@@ -36,6 +38,9 @@ from llmproxy.errors import ConfigError, Problem
 
 # OpenSSL's words for a key that is not a certificate's; the last is for one of another algorithm.
 _MISMATCHES = frozenset(("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"))
+
+
+_CERTIFICATE = re.compile(r"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----")
 
 
 def load_config(path: str, environ: Mapping[str, str]) -> Config:
@@ -74,6 +79,7 @@ def load_config(path: str, environ: Mapping[str, str]) -> Config:
         read_file=_read_file,
         is_directory=_is_directory,
         find_tls_fault=_find_tls_fault,
+        find_ca_fault=_find_ca_fault,
     )
 
 
@@ -85,6 +91,7 @@ def parse_config(
     read_file: ReadFile,
     is_directory: Callable[[str], bool] = lambda _: True,
     find_tls_fault: FindTlsFault = lambda _cert_file, _key_file: None,
+    find_ca_fault: FindCaFault = lambda _: None,
 ) -> Config:
     """Make the configuration of a YAML text.
 
@@ -96,7 +103,8 @@ def parse_config(
             `UnicodeDecodeError` when it is not UTF-8.
         is_directory: Says whether a path is a directory that exists; asked only for those that
             log files and the key store are in.
-        find_tls_fault: Looks into the certificate and the key of the listeners.
+        find_tls_fault: Looks into a certificate and its key of the listeners.
+        find_ca_fault: Looks into the CAs of the clients' certificates.
 
     Raises:
         ConfigError: It cannot be used; with every problem found.
@@ -117,7 +125,8 @@ def parse_config(
     check_storage(config, findings)
     check_admin(config, findings)
     check_usage(config, findings)
-    check_certificates(config, read_file, find_tls_fault, findings)
+    check_tls(config, findings)
+    check_certificates(config, read_file, find_tls_fault, find_ca_fault, findings)
     check_logs(config, is_directory, findings)
     check_db_path(config, is_directory, findings)
     check_spool_dir(config, is_directory, findings)
@@ -137,7 +146,7 @@ def _is_directory(path: str) -> bool:
 def _find_tls_fault(cert_file: str, key_file: str) -> tuple[str, str] | None:
     """Look into a certificate's file and its key's; see `FindTlsFault`."""
     certificate, key = _read_file(cert_file), _read_file(key_file)
-    if not re.search(r"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----", certificate):
+    if not _CERTIFICATE.search(certificate):
         return "cert_file", "holds no certificate; want it in PEM"
     if not re.search("-----BEGIN [A-Z ]*PRIVATE KEY-----", key):
         return "key_file", "holds no private key; want it in PEM"
@@ -155,6 +164,14 @@ def _find_tls_fault(cert_file: str, key_file: str) -> tuple[str, str] | None:
         name = "key_file" if _is_sound(certificate) else "cert_file"
         return name, "is damaged; want it in PEM"
     return None
+
+
+def _find_ca_fault(file: str) -> str | None:
+    """Look into a file of CAs' certificates; see `FindCaFault`."""
+    certificates = _read_file(file)
+    if not _CERTIFICATE.search(certificates):
+        return "holds no certificate; want those of CAs in PEM"
+    return None if _is_sound(certificates) else "is damaged; want certificates of CAs in PEM"
 
 
 def _is_sound(certificate: str) -> bool:

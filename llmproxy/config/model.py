@@ -20,12 +20,30 @@ from llmproxy.config.setting import Cidr, Duration, GiB, MiB, Percent, Secret, S
 
 
 @attrs.frozen(kw_only=True)
+class TlsCertificate:
+    """``server.tls.certificates[]``: a certificate for clients that ask for certain names."""
+
+    server_names: tuple[str, ...] = setting(
+        'host names that it is shown for; "*.example.org" stands for one label more', ()
+    )
+    cert_file: str = setting("certificate and those between it and its CA, PEM", "")
+    key_file: str = setting("private key, PEM, without a passphrase", "")
+
+
+@attrs.frozen(kw_only=True)
 class ServerTls:
     """``server.tls``: TLS on the listeners."""
 
     enabled: bool = setting("serve TLS, and nothing else, on every listener", False)
     cert_file: str = setting("certificate and those between it and its CA, PEM", "")
     key_file: str = setting("private key, PEM, without a passphrase", "")
+    certificates: tuple[TlsCertificate, ...] = setting(
+        "further ones, chosen by the name that a client asks for (SNI)", ()
+    )
+    client_ca_file: str = setting("CAs that sign the clients' certificates, PEM", "")
+    client_auth: Literal["none", "request", "require"] = setting(
+        "whether clients show certificates; a good one's subject can stand for a key", "none"
+    )
     min_version: Literal["1.2", "1.3"] = setting("lowest TLS version", "1.2")
 
 
@@ -49,7 +67,8 @@ class Server:
     """``server``: listeners and the limits of the wire."""
 
     listen: tuple[str, ...] = setting(
-        '":port", "ip:port", a Twisted endpoint string, or a list of these', (":8000",)
+        '":port", "ip:port", "unix:/path", another Twisted endpoint string, or a list of these',
+        (":8000",),
     )
     workers: int | Literal["auto"] = setting(
         "processes on the same port", 1, only=(1,), later="several processes on one port"
@@ -75,9 +94,11 @@ class Server:
         "a client that takes nothing for so long is cut off", Duration(60.0)
     )
     drain_timeout: Duration = setting("how long streams may go on after SIGTERM", Duration(600.0))
-    trusted_proxies: tuple[Cidr, ...] = setting("networks whose X-Forwarded-For is believed", ())
+    trusted_proxies: tuple[Cidr | Literal["unix:"], ...] = setting(
+        'networks whose X-Forwarded-For is believed; "unix:": who comes by a Unix socket', ()
+    )
     proxy_protocol: bool = setting(
-        "HAProxy's PROXY protocol in front", False, only=(False,), later="the PROXY protocol"
+        "every connection begins with HAProxy's PROXY protocol, v1 or v2", False
     )
     tls: ServerTls = setting("TLS on the listeners", factory=ServerTls)
     cors: Cors = setting("cross-origin requests", factory=Cors)
@@ -266,11 +287,6 @@ LATER_SECTIONS: Mapping[str, str] = {
 """Top-level sections of the contract that this version refuses as "not available yet"."""
 
 LATER_KEYS: Mapping[type, Mapping[str, str]] = {
-    ServerTls: {
-        "certificates": "certificates chosen by SNI",
-        "client_ca_file": "client certificates",
-        "client_auth": "client certificates",
-    },
     Logging: {"request": "a log of request bodies"},
 }
 """Keys of the contract, by the class that will hold them, that are refused likewise."""

@@ -78,6 +78,8 @@ def stand_in(kind: Any) -> Any:
         return []
     if origin is Literal:
         return get_args(kind)[0]
+    if origin is Union:
+        return stand_in(get_args(kind)[0])
     if kind is Cidr:
         return "192.0.2.0"
     if kind in (str, Secret):

@@ -56,7 +56,8 @@ class Admission:
 
     Attributes:
         authenticator: Knows the keys.
-        read_credential: Finds the credential, given a function from field name to value.
+        read_credential: Finds the credential, given a function from field name to value, and the
+            subject of the client's certificate.
         router: Knows the models.
         rules: Know our name in Via.
         budget: Bytes that all bodies together may hold.
@@ -67,7 +68,7 @@ class Admission:
     """
 
     authenticator: IAuthenticator
-    read_credential: Callable[[Callable[[bytes], bytes]], str]
+    read_credential: Callable[[Callable[[bytes], bytes], str], str]
     router: IRouter
     rules: FieldRules
     budget: IByteBudget
@@ -81,7 +82,7 @@ class Admission:
         return self._authenticate(request).addErrback(self._restate)
 
     def _authenticate(self, request: IClientRequest) -> Deferred[Principal]:
-        credential = self.read_credential(request.header)
+        credential = self.read_credential(request.header, request.certificate_subject)
         return self.authenticator.authenticate(credential, request.client_ip)
 
     def _restate(self, failure: Failure) -> Failure:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from llmproxy.config.keys import SUBJECT_PREFIX
 from llmproxy.errors import InvalidBody
 from llmproxy.wire.admin import Count, Request, wrong
 
@@ -31,7 +32,10 @@ _LIST = f"a list of at most {LONGEST_LIST}"
 _GLOBS = f"{_LIST} model ids, which may hold * and ?"
 _NETWORKS = f"{_LIST} networks or addresses such as 10.0.0.0/8, fd00::/8 or 192.0.2.7"
 _METADATA = f"an object of at most {LONGEST_METADATA_BYTES} bytes of JSON"
-_KEY = "a key of 6 to 4096 visible ASCII characters"
+_KEY = (
+    "a key of 6 to 4096 visible ASCII characters; one that begins with tls: is the subject of a "
+    "client's certificate, and may have spaces"
+)
 _DIGEST = "the 64 lower-case hexadecimal digits of a key's HMAC-SHA256"
 _ID = "the id of a key"
 
@@ -57,7 +61,7 @@ KeyText = Annotated[
         min_length=6,
         max_length=4096,
         description=_KEY,
-        extra_json_schema={"pattern": "^[!-~]+$"},
+        extra_json_schema={"pattern": f"^([!-~]+|{SUBJECT_PREFIX}[ -~]+)$"},
     ),
 ]
 KeyId = Annotated[
@@ -107,7 +111,7 @@ Flag = Annotated[bool, Meta(description="true or false")]
 Mode = Annotated[Literal["full", "incremental"], Meta(description="full or incremental")]
 
 _PRINTED = frozenset(("key", "key_hash"))
-_KEY_TEXT = re.compile(r"[!-~]{6,4096}")
+_KEY_TEXT = re.compile(rf"(?=.{{6,4096}}\Z)(?:[!-~]+|{SUBJECT_PREFIX}[ -~]+)")
 _DIGEST_TEXT = re.compile(r"[0-9a-f]{64}")
 
 

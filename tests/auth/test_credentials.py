@@ -88,3 +88,35 @@ def test_never_raises(value: bytes) -> None:
     """Whatever bytes come, a string comes out."""
     assert isinstance(READER.read(fields(authorization=b"Bearer " + value)), str)
     assert isinstance(READER.read(fields(authorization=value, x_api_key=value)), str)
+
+
+def test_a_certificate_stands_in_for_a_key() -> None:
+    """Where no field has a key: who sends one means it."""
+    assert READER.read(fields(), "CN=alice") == "tls:CN=alice"
+    assert READER.read(fields(authorization=b"Basic x"), "CN=alice") == "tls:CN=alice"
+    assert READER.read(fields(authorization=b"Bearer sk-1"), "CN=alice") == "sk-1"
+    assert READER.read(fields(), "") == ""
+
+
+@pytest.mark.parametrize("subject", ["", "CN=alice", "CN=bob"])
+@pytest.mark.parametrize(
+    "claim",
+    [
+        fields(authorization=b"Bearer tls:CN=alice"),
+        fields(authorization=b"Bearer  tls:CN=alice "),
+        fields(authorization=b"Bearer tls:"),
+        fields(x_api_key=b" tls:CN=alice"),
+    ],
+)
+def test_no_field_can_claim_a_subject(claim: Callable[[bytes], bytes], subject: str) -> None:
+    """It is a credential that nobody has, not even who has that certificate."""
+    assert READER.read(claim, subject) == UNREADABLE
+
+
+@given(st.binary(max_size=60), st.sampled_from([b"Bearer ", b"bearer\t", b""]))
+def test_only_certificates_give_subjects(value: bytes, scheme: bytes) -> None:
+    """Whatever stands in the fields."""
+    for one in (fields(authorization=scheme + value), fields(x_api_key=value)):
+        assert not READER.read(one).startswith("tls:")
+    spoofed = fields(authorization=scheme + b"tls:" + value, x_api_key=b"tls:" + value)
+    assert not READER.read(spoofed).startswith("tls:")

@@ -26,6 +26,7 @@ def load() -> Load:
         files: Mapping[str, str | Exception] | None = None,
         directories: tuple[str, ...] = (".",),
         tls_fault: tuple[str, str] | None = None,
+        ca_fault: str | None = None,
     ) -> Config:
         def read_file(path: str) -> str:
             content = (files or {}).get(path)
@@ -42,6 +43,7 @@ def load() -> Load:
             read_file=read_file,
             is_directory=directories.__contains__,
             find_tls_fault=lambda _cert_file, _key_file: tls_fault,
+            find_ca_fault=lambda _: ca_fault,
         )
 
     return load_text

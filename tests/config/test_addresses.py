@@ -14,6 +14,7 @@ from llmproxy.config.addresses import (
     parse_host_port,
     parse_listen,
     shown_url,
+    unix_path,
 )
 
 
@@ -37,6 +38,23 @@ def test_where_to_listen(listen: str, address: tuple[str, int] | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("listen", "path"),
+    [
+        ("unix:/run/llmproxy/sock", "/run/llmproxy/sock"),
+        ("unix:/run/sock:mode=660:backlog=7", "/run/sock"),
+        ("unix:mode=660:address=/run/sock", "/run/sock"),
+        (r"unix:/run/a\:b", "/run/a:b"),
+        ("tcp:8000", ""),
+        (":8000", ""),
+    ],
+)
+def test_paths_of_unix_sockets(listen: str, path: str) -> None:
+    """Of all addresses to listen on only these have one."""
+    parse_listen(listen)
+    assert unix_path(listen) == path
+
+
+@pytest.mark.parametrize(
     ("bad", "words"),
     [
         ("", "is not an address"),
@@ -52,7 +70,10 @@ def test_where_to_listen(listen: str, address: tuple[str, int] | None) -> None:
         ("tcp:interface=127.0.0.1", "has no port"),
         ("tcp:99999", "has no port"),
         ("systemd:index=0", "has no domain"),
-        ("haproxy:tcp:8000", "not available yet: the PROXY protocol"),
+        ("haproxy:tcp:8000", "want server.proxy_protocol: true"),
+        ("unix::mode=660", "has no path"),
+        ("unix:/run/x:mode=8", 'such as "mode=660"'),
+        ("unix:/" + "x" * 107, "a path of 108 bytes; want at most 107"),
         ("ssl:443:privateKey=k.pem:certKey=c.pem", "want tcp:, and server.tls"),
         ("udp:53", "is not an address"),
         (":٣", "is not an address"),

@@ -56,7 +56,6 @@ def test_later_sections_are_refused(problems: Problems, name: str) -> None:
 
 
 LATER_PLACES = {
-    "ServerTls": "server: {{tls: {{{}: 1}}}}",
     "Retry": "routing: {{retry: {{{}: 1}}}}",
     "Routing": "routing: {{{}: 1}}",
     "Logging": "logging: {{{}: 1}}",
@@ -111,6 +110,7 @@ def test_a_key_that_was_misspelt_is_not_missing_too(problems: Problems) -> None:
         ("health_check: {interval: 5x}", '"5x" is not a duration; want a duration such as 500ms, '),
         ("health_check: {interval: 1ms}", '"1ms" is too small; want at least 0.01 seconds'),
         ("server: {trusted_proxies: [x]}", '"x" is not a network; want an IP network'),
+        ("server: {trusted_proxies: ['unix:x']}", '192.0.2.7, or "unix:"'),
         (
             "rate_limit: {global: {max_concurrent: -1}}",
             "rate_limit.global.max_concurrent: -1 is too small; want at least 0",

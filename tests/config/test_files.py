@@ -185,6 +185,43 @@ def test_tls_that_cannot_be_used(load: Load, problems: Problems) -> None:
     assert 'server.tls.cert_file: "c.pem" cannot be read' in told
 
 
+FURTHER = SERVER_TLS.replace(
+    "k.pem}", "k.pem, certificates: [{server_names: [a.org], cert_file: d.pem, key_file: l.pem}]}"
+)
+
+
+def test_every_certificate_is_looked_into(problems: Problems) -> None:
+    """Those that are chosen by name, too; what is wrong is told at its own place."""
+    files = {"c.pem": "x", "k.pem": "y", "d.pem": "z", "l.pem": "z"}
+    assert not problems(FURTHER, files=files)
+    told = problems(FURTHER, files={"c.pem": "x", "k.pem": "y", "l.pem": "z"})
+    assert told == [
+        'x.yaml:3: server.tls.certificates[0].cert_file: "d.pem" cannot be read: '
+        "No such file or directory; want a readable PEM file"
+    ]
+    told = problems(FURTHER, files=files, tls_fault=("key_file", "is damaged; want it in PEM"))
+    assert [one.partition(": ")[2] for one in told] == [
+        'server.tls.key_file: "k.pem" is damaged; want it in PEM',
+        'server.tls.certificates[0].key_file: "l.pem" is damaged; want it in PEM',
+    ]
+    (one,) = problems(FURTHER.replace(", key_file: l.pem", ""), files=files)
+    assert one.endswith("certificates[0].cert_file: is given without key_file; want both")
+    (one,) = problems(FURTHER.replace("cert_file: d.pem, key_file: l.pem", ""), files=files)
+    assert one.endswith("certificates[0]: has no files; want cert_file and key_file with it")
+
+
+def test_the_cas_of_clients(problems: Problems) -> None:
+    """Their file must be there, and hold what can be used."""
+    text = SERVER_TLS.replace("k.pem}", "k.pem, client_auth: request, client_ca_file: ca.pem}")
+    files = {"c.pem": "x", "k.pem": "y"}
+    (told,) = problems(text, files=files)
+    assert 'server.tls.client_ca_file: "ca.pem" cannot be read' in told
+    files["ca.pem"] = "z"
+    assert not problems(text, files=files)
+    (told,) = problems(text, files=files, ca_fault="is damaged; want it")
+    assert told == 'x.yaml:3: server.tls.client_ca_file: "ca.pem" is damaged; want it'
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -296,10 +296,10 @@ auth: {{enabled: false}}
 """
 
 
-def tls_problems(folder: Path, cert: str, key: str) -> list[str]:
+def tls_problems(folder: Path, cert: str, key: str, more: str = "") -> list[str]:
     """Tell the problems of a file with TLS on the listeners."""
     file = folder / "x.yaml"
-    file.write_text(TLS.format(cert=cert, key=key))
+    file.write_text(TLS.format(cert=cert, key=f"{key}{more}"))
     try:
         load_config(str(file), {})
     except ConfigError as error:
@@ -316,6 +316,25 @@ def test_a_good_certificate(tmp_path: Path) -> None:
     chain = tmp_path / "chain"
     chain.write_bytes(b"the gateway:\n" + Path(cert).read_bytes() + between.pem)
     assert not tls_problems(tmp_path, str(chain), key)
+
+
+def test_the_cas_of_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One or several, and nothing else."""
+    monkeypatch.chdir(tmp_path)
+    authority, other = Authority(tmp_path, "authority"), Authority(tmp_path, "other")
+    pair = authority.issue("gateway.test")
+
+    def told(content: bytes) -> list[str]:
+        Path("ca").write_bytes(content)
+        return tls_problems(tmp_path, *pair, ", client_auth: require, client_ca_file: ca")
+
+    at = '1: server.tls.client_ca_file: "ca" '
+    assert not told(authority.pem)
+    assert not told(b"two of them:\n" + authority.pem + other.pem)
+    assert told(b"") == [at + "holds no certificate; want those of CAs in PEM"]
+    assert told(authority.pem.replace(b"M", b"?")) == [
+        at + "is damaged; want certificates of CAs in PEM"
+    ]
 
 
 def test_certificates_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

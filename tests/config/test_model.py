@@ -21,6 +21,8 @@ REFERENCE = ETC / "llmproxy.reference.yaml"
 
 EXAMPLES = {
     "server.trusted_proxies",
+    "server.tls.certificates",
+    "server.tls.certificates[].server_names",
     "server.cors.expose_headers",
     "backends",
     "backends[].name",

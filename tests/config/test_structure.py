@@ -148,7 +148,6 @@ def test_what_is_missing_is_told_and_replaced_by_nothing() -> None:
     [
         ("workers", 4, "4"),
         ("workers", "auto", '"auto"'),
-        ("proxy_protocol", True, "true"),
     ],
 )
 def test_what_this_version_cannot_honour_is_not_available_yet(

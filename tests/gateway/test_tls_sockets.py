@@ -18,10 +18,11 @@ from twisted.trial.unittest import TestCase
 
 from llmproxy.channel import EdgeLimits
 from llmproxy.config.model import ServerTls
-from llmproxy.edge_tls import EdgeTlsFactory, ServerConnections
 from llmproxy.listeners import Listeners
 from llmproxy.resources.base import answer_json
 from llmproxy.site import EdgeRequest
+from llmproxy.tls.certificates import Certificates
+from llmproxy.tls.transport import EdgeTlsFactory
 from tests.edge import Edge, get, post, read_answers
 from tests.upstream.certificates import Authority
 
@@ -44,7 +45,7 @@ class OverTls(TestCase):
         """Listen on loopback, and leave nothing behind."""
         wrapped: Any = edge.site
         factory = EdgeTlsFactory(
-            ServerConnections(self.settings),
+            Certificates(self.settings, self.reactor, time.time),
             wrapped,
             reactor=self.reactor,
             handshake_timeout_s=handshake_timeout_s,

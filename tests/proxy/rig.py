@@ -44,7 +44,7 @@ class Rig:
         self.path = DataPath(
             admission=Admission(
                 authenticator=self.authenticator,
-                read_credential=lambda header: (
+                read_credential=lambda header, _: (
                     header(b"authorization").removeprefix(b"Bearer ").decode()
                 ),
                 router=self.router,

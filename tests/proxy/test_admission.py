@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -115,3 +116,16 @@ def test_body_is_not_shown() -> None:
     rig = Rig()
     admitted, _ = admit(rig, FakeRequest(b'{"model":"m","prompt":"secret"}'))
     assert "secret" not in repr(admitted)
+
+
+def test_a_certificate_is_asked_about_like_a_key() -> None:
+    """What is read of it, and of the header, goes to the authenticator."""
+    rig = Rig()
+    request = FakeRequest(key="")
+    request.certificate_subject = "CN=alice"
+    reads = attrs.evolve(
+        rig.path.admission,
+        read_credential=lambda header, subject: f"{header(b'authorization').decode()}|{subject}",
+    )
+    reads.identify(request).addErrback(lambda failure: failure.trap(InvalidApiKey))
+    assert rig.authenticator.asked == [("Bearer |CN=alice", "192.0.2.1")]

@@ -41,7 +41,7 @@ class Authority:
         self._name = name
         self._key = ec.generate_private_key(ec.SECP256R1())
         signer = issuer or self
-        builder = self._builder(name, self._key, signer._name).add_extension(
+        builder = self._builder(_name(name), self._key, signer._name).add_extension(
             x509.BasicConstraints(ca=True, path_length=None), critical=True
         )
         self.pem = builder.sign(signer._key, hashes.SHA256()).public_bytes(
@@ -52,23 +52,33 @@ class Authority:
 
     @staticmethod
     def _builder(
-        subject: str, key: ec.EllipticCurvePrivateKey, issuer: str
+        subject: x509.Name, key: ec.EllipticCurvePrivateKey, issuer: str, days: float = 1
     ) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return (
             x509.CertificateBuilder()
-            .subject_name(_name(subject))
+            .subject_name(subject)
             .issuer_name(_name(issuer))
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
+            .not_valid_before(now - timedelta(days=30))
+            .not_valid_after(now + timedelta(days=days))
         )
 
-    def issue(self, *names: str) -> tuple[str, str]:
-        """Sign a certificate for these host names or addresses; give its file and its key's."""
+    def issue(
+        self, *names: str, days: float = 1, subject: x509.Name | None = None
+    ) -> tuple[str, str]:
+        """Sign a certificate; give its file and its key's.
+
+        Args:
+            names: Host names or addresses that it is for; the first is its subject's.
+            days: For how long, from now; below 0 it has ended already.
+            subject: Instead of that.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = self._builder(names[0], key, self._name).add_extension(
+        builder = self._builder(
+            _name(names[0]) if subject is None else subject, key, self._name, days
+        ).add_extension(
             x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False
         )
         certificate = builder.sign(self._key, hashes.SHA256())

@@ -145,6 +145,13 @@ def test_which_key(kind: type[Request]) -> None:
     assert refused(kind, {"key": "short"}) == "key"
 
 
+def test_subjects_as_keys() -> None:
+    """What names a client by its certificate may have spaces; no other key may."""
+    assert taken(CreateKey, {"key": "tls:CN=Alice Smith"}).key == "tls:CN=Alice Smith"
+    for key in ("CN=Alice Smith", "tls:x\n", "tls:m\u00fcller", "tls:x" + " " * 4096, "tls:a"):
+        assert refused(CreateKey, {"key": key}) == "key"
+
+
 def test_keys_to_sync() -> None:
     """Each comes with itself or with its digest, and every one is checked."""
     assert taken(SyncKeys, {"keys": [], "mode": "full"}).is_full

@@ -30,6 +30,11 @@ NETWORKS = (
 )
 SEEDS = [{"id": f"key_seeded_{number}", "key": f"sk-seeded-{number}"} for number in range(20)]
 """Keys that are there when the requests begin, and after each synchronisation."""
+BACKEND = "vllm-1"
+"""The backend that is there."""
+
+OF_BACKENDS = ("/admin/backends/drain", "/admin/backends/enable")
+"""What names a backend; half of what is made up for it names that one."""
 
 
 for name, strategy in (
@@ -56,12 +61,15 @@ def map_body(context: Any, body: Any) -> Any:
 
 @schemathesis.hook
 def map_case(context: Any, case: Any) -> Any:
-    """Ask for keys that are there, and let none of them go in a full synchronisation."""
+    """Ask for what is there, and let no key of it go in a full synchronisation."""
     body = case.body
     if isinstance(body, dict):
         key_id = body.get("id")
         if isinstance(key_id, str) and 0 < len(key_id) <= 256 and key_id.isprintable():
             case.body = {**body, "id": SEEDS[len(key_id) % len(SEEDS)]["id"]}
+        name = body.get("name")
+        if case.path in OF_BACKENDS and isinstance(name, str) and len(name) % 2:
+            case.body = {**body, "name": BACKEND}
         if case.path == "/admin/keys/sync" and isinstance(body.get("keys"), list):
             case.body = {**body, "keys": [*body["keys"], *SEEDS]}
     return case

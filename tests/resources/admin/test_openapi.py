@@ -17,7 +17,7 @@ from llmproxy.resources.admin.openapi import document, text
 from llmproxy.resources.admin.operations import OPERATIONS
 from tests.daemon import BIN, ROOT
 from tests.end_to_end.entitled import TOKEN, Entitled, entitled_config
-from tests.resources.admin.made_up import SEEDS
+from tests.resources.admin.made_up import BACKEND, SEEDS
 
 TIME_LIMIT_S = 180
 
@@ -38,7 +38,7 @@ class Target:
 @pytest.fixture
 def target(tmp_path: Path) -> Iterator[Target]:
     """Give the admin API of a real daemon that nothing else depends on."""
-    config = entitled_config(tmp_path, [{"name": "vllm-1", "url": "demo:"}])
+    config = entitled_config(tmp_path, [{"name": BACKEND, "url": "demo:"}])
     config["usage"] = {
         "reporters": [{"name": "local", "type": "builtin"}],
         "spool_dir": str(tmp_path / "spool"),

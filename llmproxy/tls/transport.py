@@ -1,17 +1,15 @@
-"""TLS towards clients: our certificate, and the transport that speaks with it.
+"""The transport of TLS towards clients.
 
 It stands between the listening ports and the site: `EdgeTlsFactory` wraps the site's factory, so
 that the channel sees a connection like any other, and beneath it is the transport that the ports
-make, with its writes that go out at once. It knows nothing of HTTP but the names that ALPN has for
-it. Another protocol is a name more in `PROTOCOLS`, and a protocol from the wrapped factory that is
-an `IHandshakeListener` and looks at its transport's ``negotiatedProtocol``.
+make, with its writes that go out at once. It knows nothing of HTTP.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -22,80 +20,12 @@ from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
-from llmproxy.config.model import ServerTls
-
-PROTOCOLS: Final = (b"http/1.1", b"http/1.0")
-"""What ALPN may choose, the best first."""
+from llmproxy.tls.contexts import reasons
+from llmproxy.tls.subjects import subject_of
 
 CLOSE_WAIT_S = 5.0
 """How long a client may take to close its side after we have closed ours."""
-
-_CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2; those of 1.3 are all good
-_VERSIONS = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
-
-
-@implementer(IOpenSSLServerConnectionCreator)
-class ServerConnections:
-    """Makes the TLS side of client connections, all with one certificate.
-
-    Args:
-        settings: ``server.tls``; its files are there, the loader has looked.
-
-    Raises:
-        OSError: A file cannot be read.
-        ValueError: It holds no certificate or key, or the two do not belong together.
-    """
-
-    def __init__(self, settings: ServerTls) -> None:
-        context = SSL.Context(SSL.TLS_SERVER_METHOD)
-        context.set_min_proto_version(_VERSIONS[settings.min_version])
-        context.set_cipher_list(_CIPHERS)
-        context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
-        # An idle connection keeps no buffers. Sessions are the clients' to keep, as tickets.
-        context.set_mode(SSL.MODE_RELEASE_BUFFERS)
-        context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-        context.set_alpn_select_callback(_choose_protocol)
-        with open(settings.cert_file, "rb"), open(settings.key_file, "rb") as file:
-            pem = file.read()
-        try:
-            # With a passphrase given, OpenSSL never asks for one at the terminal.
-            loaded = crypto.load_privatekey(crypto.FILETYPE_PEM, pem, passphrase=b"")
-            key: Any = loaded.to_cryptography_key()
-            context.use_certificate_chain_file(settings.cert_file)
-            context.use_privatekey(key)
-            context.check_privatekey()
-        except (SSL.Error, crypto.Error) as error:
-            names = f"{settings.cert_file} and {settings.key_file}"
-            raise ValueError(f"{names} cannot be used: {_reasons(error)}") from error
-        self._context = context
-
-    def serverConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
-        """Make the TLS side of one connection."""
-        del tlsProtocol
-        return SSL.Connection(self._context, None)
-
-
-def _choose_protocol(connection: SSL.Connection, offered: list[bytes]) -> bytes:
-    """Choose one of the protocols that a client offers by ALPN.
-
-    Raises:
-        SSL.Error: It offers none of ours, which ends the handshake (RFC 7301, section 3.2).
-    """
-    del connection
-    for protocol in PROTOCOLS:
-        if protocol in offered:
-            return protocol
-    raise SSL.Error([("SSL routines", "", "no application protocol")])
-
-
-def _reasons(error: BaseException | None) -> str:
-    """Give OpenSSL's reasons in words."""
-    queue = error.args[0] if error is not None and error.args else ""
-    if isinstance(queue, list):
-        return "; ".join(reason for _, _, reason in queue)
-    return str(error)
 
 
 class EdgeTls(TLSMemoryBIOProtocol):
@@ -140,6 +70,14 @@ class EdgeTls(TLSMemoryBIOProtocol):
         if deadline is not None:
             deadline.cancel()
 
+    def client_subject(self) -> str:
+        """Give the subject of the client's verified certificate; empty: it showed none.
+
+        It is known from the handshake's end on.
+        """
+        certificate = self.getPeerCertificate()
+        return "" if certificate is None else subject_of(certificate)
+
     def loseConnection(self) -> None:
         """Close once all that was written is sent.
 
@@ -178,7 +116,7 @@ class EdgeTls(TLSMemoryBIOProtocol):
             self._log.debug(
                 "a TLS handshake with {peer} failed: {reason}",
                 peer=self.getPeer(),
-                reason=_reasons(why.value) or why.getErrorMessage(),
+                reason=reasons(why.value) or why.getErrorMessage(),
             )
         super().connectionLost(reason)
 

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import ssl
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from OpenSSL import SSL
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import ISSLTransport
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
@@ -25,107 +26,11 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from llmproxy.config.model import ServerTls
-from llmproxy.edge_tls import CLOSE_WAIT_S, EdgeTls, EdgeTlsFactory, ServerConnections
 from llmproxy.listeners import Listeners
+from llmproxy.tls.certificates import Certificates
+from llmproxy.tls.transport import CLOSE_WAIT_S, EdgeTls, EdgeTlsFactory
+from tests.tls.pair import NAME, TIMEOUT_S, Pair, Recorder, trusting
 from tests.upstream.certificates import Authority
-
-NAME = "gateway.test"
-TIMEOUT_S = 10.0
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder for certificates."""
-    return tmp_path_factory.mktemp("certificates")
-
-
-@pytest.fixture(scope="module")
-def authority(folder: Path) -> Authority:
-    """Make an authority."""
-    return Authority(folder, "authority")
-
-
-@pytest.fixture(scope="module")
-def settings(authority: Authority) -> ServerTls:
-    """Give settings with a good certificate."""
-    cert_file, key_file = authority.issue(NAME)
-    return ServerTls(enabled=True, cert_file=cert_file, key_file=key_file)
-
-
-class Recorder(Protocol):
-    """The protocol above TLS: notes what comes."""
-
-    def __init__(self) -> None:
-        self.received = b""
-        self.lost: list[Failure] = []
-
-    def dataReceived(self, data: bytes) -> None:
-        """Note it."""
-        self.received += data
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Note it."""
-        self.lost.append(reason)
-
-
-class Pair:
-    """One connection in memory: our side over a string transport, and a client of Python's.
-
-    Attributes:
-        clock: Our side's.
-        above: The protocol above our TLS.
-        tls: Our TLS.
-        transport: What is below it.
-        client: The client's TLS.
-    """
-
-    def __init__(self, settings: ServerTls, context: ssl.SSLContext, **more: Any) -> None:
-        self.clock = Clock()
-        self.above = Recorder()
-        above: Any = Factory.forProtocol(lambda: self.above)
-        ours = ServerConnections(settings)
-        self.factory: Any = EdgeTlsFactory(
-            ours, above, reactor=self.clock, handshake_timeout_s=TIMEOUT_S
-        )
-        self.connect()
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.client = context.wrap_bio(self._incoming, self._outgoing, server_hostname=NAME, **more)
-
-    def connect(self) -> None:
-        """Begin our side, as when a port accepts a connection."""
-        self.tls: Any = self.factory.buildProtocol(None)
-        self.transport = StringTransport()
-        self.tls.makeConnection(self.transport)
-
-    def pump(self, size: int = 1 << 20) -> bool:
-        """Carry what both sides have said, so many bytes at a time; tell whether it was any."""
-        data = self._outgoing.read()
-        for start in range(0, len(data), size):
-            self.tls.dataReceived(data[start : start + size])
-        self._incoming.write(answered := self.transport.value())
-        self.transport.clear()
-        return bool(data or answered)
-
-    def shake_hands(self, size: int = 1 << 20) -> None:
-        """Do the handshake, and what comes with it."""
-        while True:
-            with contextlib.suppress(ssl.SSLWantReadError):
-                self.client.do_handshake()
-                while self.pump(size):
-                    pass
-                return
-            assert self.pump(size), "the handshake does not go on"
-
-    def read(self) -> bytes:
-        """Give what the client can read; nothing is the end of TLS."""
-        while self.pump():
-            pass
-        return self.client.read(1 << 16)
-
-
-def trusting(authority: Authority) -> ssl.SSLContext:
-    """Make a client's context that trusts an authority."""
-    return ssl.create_default_context(cafile=authority.cert_file)
 
 
 class TestAgreement:
@@ -277,7 +182,10 @@ class TestAgreement:
         clock, above = Clock(), Recorder()
         factory: Any = Factory.forProtocol(lambda: above)
         tls: Any = EdgeTlsFactory(
-            ServerConnections(settings), factory, reactor=clock, handshake_timeout_s=0
+            Certificates(settings, Clock(), time.time),
+            factory,
+            reactor=clock,
+            handshake_timeout_s=0,
         ).buildProtocol(None)
         transport = StringTransport()
         tls.makeConnection(transport)
@@ -301,34 +209,6 @@ class TestAgreement:
         client.renegotiate()
         with pytest.raises(SSL.Error, match="no renegotiation"):
             shake_hands()
-
-
-class TestFiles:
-    """Certificates and keys that cannot be used; the loader finds them first."""
-
-    def test_missing(self, settings: ServerTls, folder: Path) -> None:
-        """An `OSError`, with the file's name."""
-        missing = str(folder / "missing")
-        for cert_file, key_file in (
-            (missing, settings.key_file),
-            (settings.cert_file, missing),
-        ):
-            with pytest.raises(FileNotFoundError, match="missing"):
-                ServerConnections(ServerTls(cert_file=cert_file, key_file=key_file))
-
-    def test_not_usable(self, settings: ServerTls, authority: Authority, folder: Path) -> None:
-        """A `ValueError` with both names and OpenSSL's reason; nobody is asked for a passphrase."""
-        garbage = folder / "garbage"
-        garbage.write_text("no PEM")
-        other_key = authority.issue("other.test")[1]
-        for cert_file, key_file, reason in (
-            (str(garbage), settings.key_file, "no start line"),
-            (settings.cert_file, str(garbage), "unsupported"),
-            (settings.cert_file, other_key, "key values mismatch"),
-            (settings.key_file, settings.cert_file, ""),
-        ):
-            with pytest.raises(ValueError, match=f"{cert_file} and {key_file} .*{reason}"):
-                ServerConnections(ServerTls(cert_file=cert_file, key_file=key_file))
 
 
 class TestClocks:
@@ -369,7 +249,10 @@ class TestClocks:
         factory: Any = Factory.forProtocol(Recorder)
         clock = Clock()
         tls: Any = EdgeTlsFactory(
-            ServerConnections(settings), factory, reactor=clock, handshake_timeout_s=0
+            Certificates(settings, Clock(), time.time),
+            factory,
+            reactor=clock,
+            handshake_timeout_s=0,
         ).buildProtocol(None)
         tls.makeConnection(StringTransport())
         assert clock.getDelayedCalls() == []
@@ -470,7 +353,7 @@ class Sockets(TestCase):
 
         wrapped: Any = Peers()
         self.factory = EdgeTlsFactory(
-            ServerConnections(ServerTls(cert_file=cert_file, key_file=key_file)),
+            Certificates(ServerTls(cert_file=cert_file, key_file=key_file), Clock(), time.time),
             wrapped,
             reactor=self.reactor,
             handshake_timeout_s=5,

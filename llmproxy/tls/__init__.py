@@ -1,0 +1,1 @@
+"""TLS towards clients: certificates, who the clients are by theirs, and the transport."""
