@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from twisted.application.service import Service
+from twisted.internet import tcp, unix
+from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.endpoints import quoteStringArgument, serverFromString
+from twisted.internet.endpoints import (
+    AdoptedStreamServerEndpoint,
+    quoteStringArgument,
+    serverFromString,
+)
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
-from twisted.internet.tcp import Port, Server
 from twisted.logger import Logger
 
-from llmproxy.config.addresses import parse_listen
+from llmproxy.config.addresses import parse_listen, parse_unix
 from llmproxy.errors import LLMProxyError
-from llmproxy.transport import ImmediateServer
+from llmproxy.transport import ImmediateServer, ImmediateUnixServer
+from llmproxy.unix_sockets import Adopting, UnixPort
 
 BACKLOG = 4096
 
@@ -74,13 +81,7 @@ class Listeners(Service):
         """
         for listen in self._listens:
             try:
-                endpoint = serverFromString(self._reactor, endpoint_string(listen))
-                opened: Deferred[IListeningPort] = endpoint.listen(self._factory)
-                opened.addCallback(self._opened)
-                failures: list[Any] = []
-                opened.addErrback(failures.append)
-                if failures:
-                    failures[0].raiseException()
+                self._listen(listen)
             except Exception as error:
                 reason = getattr(error, "socketError", None) or error
                 text = getattr(reason, "strerror", None) or str(reason)
@@ -90,11 +91,32 @@ class Listeners(Service):
                 "listening on {address}{note}", address=describe(port.getHost()), note=self._note
             )
 
+    def _listen(self, listen: str) -> None:
+        unix_listen = parse_unix(listen)
+        if unix_listen is not None:
+            backlog = unix_listen.backlog or BACKLOG
+            name = os.fsencode(unix_listen.path)
+            port = UnixPort(name, self._factory, backlog, unix_listen.mode, self._reactor)
+            port.startListening()
+            self._opened(port)
+            return
+        endpoint: Any = serverFromString(self._reactor, endpoint_string(listen))
+        if isinstance(endpoint, AdoptedStreamServerEndpoint):
+            endpoint.reactor = Adopting(self._reactor)
+        opened: Deferred[IListeningPort] = endpoint.listen(self._factory)
+        opened.addCallback(self._opened)
+        failures: list[Any] = []
+        opened.addErrback(failures.append)
+        if failures:
+            failures[0].raiseException()
+
     def _opened(self, port: IListeningPort) -> None:
         self.ports.append(port)
-        # The ports of adopted sockets are of this class as well, and TLS is put on top of it.
-        if isinstance(port, Port) and port.transport is Server:
+        # The ports of adopted sockets are of these classes as well, and TLS is put on top of it.
+        if isinstance(port, tcp.Port) and port.transport is tcp.Server:
             port.transport = ImmediateServer
+        elif isinstance(port, unix.Port) and port.transport is unix.Server:
+            port.transport = ImmediateUnixServer
 
     async def close(self) -> None:
         """Listen no more; connections stay."""
@@ -105,7 +127,9 @@ class Listeners(Service):
 
 def describe(address: Any) -> str:
     """Write an address as operators do."""
+    if isinstance(address, UNIXAddress):
+        return f"unix:{os.fsdecode(address.name or b'')}"
     host = getattr(address, "host", None)
     if host is None:
-        return str(getattr(address, "name", address))
+        return str(address)
     return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"

@@ -40,6 +40,7 @@ from llmproxy.proxy.admission import Admission
 from llmproxy.proxy.budget import ByteBudget
 from llmproxy.proxy.exchange import DataPath, Exchange
 from llmproxy.proxy.tries import RetryRules
+from llmproxy.proxy_protocol import ProxyProtocolFactory
 from llmproxy.resources.base import EdgeResource
 from llmproxy.resources.records import record_of, record_of_refusal
 from llmproxy.resources.root import CrossOrigin, make_root, put
@@ -224,6 +225,7 @@ class Gateway(MultiService):
             if access_log is not None:
                 access_log.report(record_of_refusal(error, client_ip, request_id, time.time()))
 
+        trusted_proxies = TrustedProxies(server.trusted_proxies)
         make_site = partial(
             EdgeSite,
             reactor=reactor,
@@ -258,7 +260,7 @@ class Gateway(MultiService):
         self.site = make_site(
             root,
             max_connections=server.max_connections,
-            trusted_proxies=TrustedProxies(server.trusted_proxies),
+            trusted_proxies=trusted_proxies,
             cors_fields=cors.fields_for,
         )
         factory: IProtocolFactory = self.site
@@ -273,7 +275,16 @@ class Gateway(MultiService):
                 reactor=reactor,
                 handshake_timeout_s=server.header_timeout,
             )
+        if server.proxy_protocol:
+            factory = ProxyProtocolFactory(
+                factory,
+                trusted=trusted_proxies if server.trusted_proxies else None,
+                reactor=reactor,
+                header_timeout_s=server.header_timeout,
+                max_waiting=server.max_connections,
+            )
         note = " with TLS" if server.tls.enabled else ""
+        note += " behind the PROXY protocol" if server.proxy_protocol else ""
         self.listeners = Listeners(reactor, server.listen, factory, note)
         self.listeners.setServiceParent(self)
         self._side_sites: list[EdgeSite] = []

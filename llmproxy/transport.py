@@ -1,4 +1,4 @@
-"""The transport of client connections: what is written goes out at once where it can.
+"""The transports of client connections: what is written goes out at once where it can.
 
 Twisted's own keeps what is written for the next turn of the reactor, and asks the kernel twice
 about each piece (``epoll_ctl`` to be told that it can be sent, and again to be told no more). A
@@ -12,14 +12,27 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from twisted.internet.tcp import Server
+from twisted.internet import tcp, unix
+from twisted.internet.interfaces import IAddress
 
 
-class ImmediateServer(Server):
-    """A server's side of a TCP connection that sends at once while nothing is queued."""
+class ImmediateServer(tcp.Server):
+    """A server's side of a TCP connection that sends at once while nothing is queued.
+
+    Its peer may be another than who is connected: the one on whose behalf that one connects.
+    """
 
     _queued = False
     _aborted = False
+    _presented: IAddress | None = None
+
+    def present_peer(self, peer: IAddress) -> None:
+        """Have another address in the place of the connection's own."""
+        self._presented = peer
+
+    def getPeer(self) -> IAddress:
+        """Give the client's address."""
+        return super().getPeer() if self._presented is None else self._presented
 
     def write(self, data: bytes) -> None:
         """Write; see `ITransport.write`."""
@@ -62,3 +75,19 @@ class ImmediateServer(Server):
         """Cut the connection; nothing that is written after this is sent."""
         self._aborted = True
         super().abortConnection()
+
+
+class ImmediateUnixServer(ImmediateServer, unix.Server):
+    """The same of a Unix socket.
+
+    Clients cannot pass file descriptors: what Twisted does about them costs a little at every read
+    and write, and breaks when they come in pairs.
+    """
+
+    def doRead(self) -> Any:
+        """Read what has come, and nothing beside it."""
+        return tcp.Connection.doRead(self)
+
+    def writeSomeData(self, data: bytes) -> Any:
+        """Send bytes, and nothing beside them."""
+        return tcp.Connection.writeSomeData(self, data)

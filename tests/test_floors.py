@@ -38,6 +38,8 @@ FLOORS: dict[str, int] = {
     "listeners": 4,
     "reader": 4,
     "tls": 4,
+    "proxy_protocol": 4,
+    "unix_sockets": 4,
     "transport": 4,
     "stall": 4,
     "service": 5,

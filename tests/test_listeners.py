@@ -42,7 +42,7 @@ def test_endpoint_strings(listen: str, endpoint: str) -> None:
     [
         (IPv4Address("TCP", "127.0.0.1", 8000), "127.0.0.1:8000"),
         (IPv6Address("TCP", "::1", 8000), "[::1]:8000"),
-        (UNIXAddress(b"/run/llmproxy.sock"), "b'/run/llmproxy.sock'"),
+        (UNIXAddress(b"/run/llmproxy.sock"), "unix:/run/llmproxy.sock"),
         ("elsewhere", "elsewhere"),
     ],
 )

@@ -6,6 +6,7 @@ import socket
 from typing import Any
 
 from twisted.internet import reactor
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
@@ -152,3 +153,12 @@ class TransportTests(TestCase):
             assert not peer.lost.called
         await peer.lost
         transport.write(b"still allowed")
+
+    async def test_on_behalf_of_another(self) -> None:
+        """Its peer is who connected, until another is presented."""
+        peer, transport, client = await self._connect()
+        assert transport.getPeer().port == client.getsockname()[1]
+        transport.present_peer(IPv4Address("TCP", "192.0.2.7", 9))
+        assert transport.getPeer() == IPv4Address("TCP", "192.0.2.7", 9)
+        transport.loseConnection()
+        await peer.lost

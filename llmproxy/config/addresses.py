@@ -10,6 +10,8 @@ from ipaddress import IPv6Address, ip_address
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
+import attrs
+
 DEMO_URL: Final = "demo:"
 """The URL of the model stand-in inside the daemon."""
 
@@ -24,6 +26,7 @@ MYSQL_OPTIONS: Final = ("ssl_ca", "ssl_cert", "ssl_key", "unix_socket")
 WANTED_LISTEN: Final = (
     '":port", "ip:port", "[ipv6]:port", "unix:/path" or a Twisted endpoint such as "tcp:8000"'
 )
+WANTED_UNIX: Final = '"unix:/run/llmproxy/sock" or "unix:/run/llmproxy/sock:mode=660"'
 WANTED_URL: Final = '"http://host:port", "https://host:port" or "demo:"'
 WANTED_SERVICE_URL: Final = '"https://host/path" or "http://host/path"'
 WANTED_HOST_PORT: Final = '"host:port" or "[ipv6]:port"'
@@ -74,7 +77,7 @@ def _is_address(host: str, *, v6: bool) -> bool:
 def _check_endpoint(kind: str, arguments: str) -> None:
     """Check the arguments of a Twisted endpoint; those that are not known pass."""
     if kind == "unix":
-        _check_unix(arguments)
+        parse_unix(f"unix:{arguments}")
         return
     parts, named = _endpoint_arguments(arguments)
     if kind == "systemd":
@@ -86,26 +89,51 @@ def _check_endpoint(kind: str, arguments: str) -> None:
         raise ValueError(f'has no port of 0 to {HIGHEST_PORT}; want for example "{kind}:8000"')
 
 
-def _check_unix(arguments: str) -> None:
-    path, named = unix_path(f"unix:{arguments}"), _endpoint_arguments(arguments)[1]
-    if not path:
-        raise ValueError('has no path; want for example "unix:/run/llmproxy/sock"')
-    if len(os_bytes := path.encode("utf-8", "replace")) > LONGEST_UNIX_PATH_BYTES:
-        raise ValueError(
-            f"has a path of {len(os_bytes)} bytes; want at most {LONGEST_UNIX_PATH_BYTES}, "
-            "or no socket can be there"
-        )
-    if not re.fullmatch("[0-7]{3,4}", named.get("mode", "666")):
-        raise ValueError('has a mode that is none; want octal digits, such as "mode=660"')
+@attrs.frozen
+class UnixListen:
+    """A Unix socket to listen on.
+
+    Attributes:
+        path: Where it is.
+        mode: Who may connect, as the bits of a file's mode.
+        backlog: How many connections may wait; None: as many as elsewhere.
+    """
+
+    path: str
+    mode: int = 0o666
+    backlog: int | None = None
 
 
-def unix_path(listen: str) -> str:
-    """Give the path of a Unix socket to listen on; empty: it is another address."""
+def parse_unix(listen: str) -> UnixListen | None:
+    """Read ``unix:PATH``, ``mode=`` and ``backlog=`` behind it; None: it is another address.
+
+    Raises:
+        ValueError: It cannot be used; the message says why, and what is wanted.
+    """
     kind, _, arguments = listen.partition(":")
     if kind != "unix":
-        return ""
+        return None
     parts, named = _endpoint_arguments(arguments)
-    return re.sub(r"\\(.)", r"\1", named.get("address", parts[0]), flags=re.DOTALL)
+    path = _unescaped(named.get("address", "" if "=" in parts[0] else parts[0]))
+    if not path:
+        raise ValueError(f"has no path; want for example {WANTED_UNIX}")
+    if (size := len(path.encode("utf-8", "replace"))) > LONGEST_UNIX_PATH_BYTES:
+        raise ValueError(
+            f"has a path of {size} bytes; want at most {LONGEST_UNIX_PATH_BYTES}, "
+            "or no socket can be there"
+        )
+    if not set(named) <= {"address", "mode", "backlog"} or len(parts) - len(named) > 1:
+        raise ValueError(f"has other arguments than mode and backlog; want {WANTED_UNIX}")
+    mode, backlog = named.get("mode", "666"), named.get("backlog", "")
+    if not re.fullmatch("[0-7]{3,4}", mode):
+        raise ValueError(f"has a mode that is none; want octal digits: {WANTED_UNIX}")
+    if backlog and not (_PORT.fullmatch(backlog) and int(backlog)):
+        raise ValueError("has a backlog that is none; want for example backlog=4096")
+    return UnixListen(path, int(mode, 8), int(backlog) if backlog else None)
+
+
+def _unescaped(argument: str) -> str:
+    return re.sub(r"\\(.)", r"\1", argument, flags=re.DOTALL)
 
 
 def _endpoint_arguments(arguments: str) -> tuple[list[str], dict[str, str]]:

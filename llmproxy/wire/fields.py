@@ -167,7 +167,8 @@ class FieldRules:
             ):
                 kept.append((name, value))
         vias.append(b"1.1 " + self.pseudonym)
-        address = caller.peer_ip or caller.client_ip
+        # A trusted proxy on a Unix socket has no address, and its client's stands there already.
+        address = caller.peer_ip or ("" if caller.trusted else caller.client_ip)
         if address:
             forwarded_for.append(address.encode("ascii"))
         given = {name for name, _ in kept}

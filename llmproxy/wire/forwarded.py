@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final
 
 Address = IPv4Address | IPv6Address
+
+UNIX_PEERS: Final = "unix:"
+"""Stands among networks for who comes by a Unix socket."""
 
 
 def parse_address(text: str) -> Address | None:
@@ -23,17 +27,23 @@ class TrustedProxies:
     """The networks whose word on the client's address is taken.
 
     Args:
-        networks: CIDRs.
+        networks: CIDRs; ``unix:`` is who comes by a Unix socket, and has no address.
     """
 
     def __init__(self, networks: Sequence[str]) -> None:
-        self._networks = tuple(ip_network(text, strict=False) for text in networks)
+        self._trusts_unix = UNIX_PEERS in networks
+        self._networks = tuple(
+            ip_network(text, strict=False) for text in networks if text != UNIX_PEERS
+        )
 
     def __repr__(self) -> str:
-        return f"<TrustedProxies {[str(network) for network in self._networks]}>"
+        networks = [*map(str, self._networks), *([UNIX_PEERS] if self._trusts_unix else [])]
+        return f"<TrustedProxies {networks}>"
 
     def trusts(self, peer: str) -> bool:
-        """Say whether a peer is such a proxy."""
+        """Say whether a peer is such a proxy; an empty address is a Unix socket's."""
+        if not peer:
+            return self._trusts_unix
         if not self._networks:
             return False
         address = parse_address(peer)

@@ -7,14 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmproxy.config.addresses import (
+    UnixListen,
     check_mysql_dsn,
     check_postgres_dsn,
     check_service_url,
     check_url,
     parse_host_port,
     parse_listen,
+    parse_unix,
     shown_url,
-    unix_path,
 )
 
 
@@ -38,20 +39,20 @@ def test_where_to_listen(listen: str, address: tuple[str, int] | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("listen", "path"),
+    ("listen", "read"),
     [
-        ("unix:/run/llmproxy/sock", "/run/llmproxy/sock"),
-        ("unix:/run/sock:mode=660:backlog=7", "/run/sock"),
-        ("unix:mode=660:address=/run/sock", "/run/sock"),
-        (r"unix:/run/a\:b", "/run/a:b"),
-        ("tcp:8000", ""),
-        (":8000", ""),
+        ("unix:/run/llmproxy/sock", UnixListen("/run/llmproxy/sock")),
+        ("unix:/run/sock:mode=660:backlog=7", UnixListen("/run/sock", 0o660, 7)),
+        ("unix:mode=0600:address=run/sock", UnixListen("run/sock", 0o600)),
+        (r"unix:/run/a\:b\\c", UnixListen("/run/a:b\\c")),
+        ("tcp:8000", None),
+        (":8000", None),
     ],
 )
-def test_paths_of_unix_sockets(listen: str, path: str) -> None:
-    """Of all addresses to listen on only these have one."""
-    parse_listen(listen)
-    assert unix_path(listen) == path
+def test_unix_sockets(listen: str, read: UnixListen | None) -> None:
+    """A path, and who may connect."""
+    assert parse_listen(listen) in (None, ("", 8000))
+    assert parse_unix(listen) == read
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,11 @@ def test_paths_of_unix_sockets(listen: str, path: str) -> None:
         ("systemd:index=0", "has no domain"),
         ("haproxy:tcp:8000", "want server.proxy_protocol: true"),
         ("unix::mode=660", "has no path"),
-        ("unix:/run/x:mode=8", 'such as "mode=660"'),
+        ("unix:mode=660", "has no path"),
+        ("unix:/run/x:mode=8", "a mode that is none; want octal"),
+        ("unix:/run/x:backlog=0", "a backlog that is none"),
+        ("unix:/run/x:lockfile=1", "other arguments than mode and backlog"),
+        ("unix:/run/x:/run/y", "other arguments than mode and backlog"),
         ("unix:/" + "x" * 107, "a path of 108 bytes; want at most 107"),
         ("ssl:443:privateKey=k.pem:certKey=c.pem", "want tcp:, and server.tls"),
         ("udp:53", "is not an address"),

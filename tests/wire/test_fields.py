@@ -91,6 +91,8 @@ def test_forwarded_fields_of_strangers_are_dropped() -> None:
     )
     quoted = dict(up(fields, trusted))
     assert quoted[b"x-forwarded-for"] == b"10.0.0.1, 192.0.2.1"
+    by_unix = Caller(client_ip="10.0.0.1", secure=False, host=b"gw.test", trusted=True)
+    assert dict(up(fields, by_unix))[b"x-forwarded-for"] == b"10.0.0.1"
     assert quoted[b"x-forwarded-proto"] == b"https"
     assert quoted[b"forwarded"] == b"for=10.0.0.1"
 

@@ -78,3 +78,14 @@ def test_the_client(peer: str, forwarded_for: list[bytes], client: str) -> None:
 def test_repr() -> None:
     """It shows the networks."""
     assert repr(PROXIES) == "<TrustedProxies ['10.0.0.0/8', '192.0.2.1/32', '2001:db8::/32']>"
+
+
+def test_unix_sockets() -> None:
+    """Who comes by one is trusted when that is said, and only then."""
+    assert TrustedProxies(["unix:"]).trusts("")
+    assert not TrustedProxies(["10.0.0.0/8"]).trusts("")
+    assert not TrustedProxies(["unix:"]).trusts("10.0.0.1")
+    both = TrustedProxies(["unix:", "10.0.0.0/8"])
+    assert both.client_ip("", [b"192.0.2.7, 10.0.0.9"]) == "192.0.2.7"
+    assert both.client_ip("", []) == ""
+    assert repr(both) == "<TrustedProxies ['10.0.0.0/8', 'unix:']>"
