@@ -71,7 +71,7 @@ class Listeners(Service):
         self.ports: list[IListeningPort] = []
 
     def __repr__(self) -> str:
-        return f"<Listeners {[str(port.getHost()) for port in self.ports]}>"
+        return f"<Listeners {[describe(port.getHost()) for port in self.ports]}>"
 
     def privilegedStartService(self) -> None:
         """Listen, while ports below 1024 can still be had.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import tempfile
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from twisted.python.systemd import ListenFDs
 from twisted.trial.unittest import TestCase
 
 from llmproxy.listeners import BACKLOG, CannotListen, Listeners, describe, endpoint_string
-from llmproxy.transport import ImmediateServer
+from llmproxy.transport import ImmediateServer, ImmediateUnixServer
 
 
 @pytest.mark.parametrize(
@@ -28,7 +30,6 @@ from llmproxy.transport import ImmediateServer
         ("[::]:0", rf"tcp:0:backlog={BACKLOG}:interface=\:\:"),
         ("tcp:8000", "tcp:8000"),
         ("tcp:8000:interface=127.0.0.1", "tcp:8000:interface=127.0.0.1"),
-        ("unix:/run/llmproxy.sock", "unix:/run/llmproxy.sock"),
         ("systemd:domain=INET:index=0", "systemd:domain=INET:index=0"),
     ],
 )
@@ -101,13 +102,52 @@ class Loopback(TestCase):
             self.assertEqual(client.recv(10), b"now")  # blocks: the reactor does not turn
             greeting.transport.loseConnection()
 
+    async def test_unix_sockets(self) -> None:
+        """Made anew or handed in by systemd: the same transport above both, and told well."""
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        made: Deferred[Any] = Deferred()
+
+        class Greeting(Protocol):
+            """Gives itself to the test."""
+
+            def connectionMade(self) -> None:
+                """Give it."""
+                made.callback(self)
+
+        handed_in, own = f"{folder.name}/a", f"{folder.name}/b"
+        opened = socket.socket(socket.AF_UNIX)
+        opened.bind(handed_in)
+        opened.listen()
+        self.patch(_SystemdParser, "_sddaemon", ListenFDs([opened.detach()]))
+        listeners = Listeners(
+            self.reactor,
+            ["systemd:domain=UNIX:index=0", f"unix:{own}:mode=600"],
+            Factory.forProtocol(Greeting),
+        )
+        listeners.privilegedStartService()
+        self.addCleanup(lambda: Deferred.fromCoroutine(listeners.close()))
+        self.assertEqual(repr(listeners), f"<Listeners ['unix:{handed_in}', 'unix:{own}']>")
+        for path in (handed_in, own):
+            made = Deferred()
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(path)
+                greeting = await made
+                self.assertIsInstance(greeting.transport, ImmediateUnixServer)
+                self.assertEqual(describe(greeting.transport.getPeer()), "unix:")
+                greeting.transport.write(b"now")
+                self.assertEqual(client.recv(10), b"now")  # blocks: the reactor does not turn
+                greeting.transport.loseConnection()
+        await listeners.close()
+        self.assertEqual(os.listdir(folder.name), ["a"])
+
     async def test_open_and_close(self) -> None:
         """Connections are taken until it closes; those that were taken stay."""
         listeners = self.listeners("127.0.0.1:0", "tcp:0:interface=127.0.0.1")
         listeners.privilegedStartService()
         self.assertEqual(len(listeners.ports), 2)
         numbers = [port.getHost().port for port in listeners.ports]  # type: ignore[attr-defined]
-        self.assertIn(f"127.0.0.1', port={numbers[0]}", repr(listeners))
+        self.assertIn(f"'127.0.0.1:{numbers[0]}'", repr(listeners))
         clients = []
         for number in numbers:
             endpoint = TCP4ClientEndpoint(self.reactor, "127.0.0.1", number)

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import pytest
 from twisted.application.service import Application, IServiceCollection
+from twisted.internet.address import IPv4Address
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import ILogObserver, LogLevel
 
@@ -17,6 +18,7 @@ from llmproxy.backends.demo.server import DemoServer
 from llmproxy.config.load import load_config, parse_config
 from llmproxy.config.model import Config
 from llmproxy.errors import ConfigError
+from llmproxy.proxy_protocol import ProxyProtocolFactory
 from llmproxy.service import Gateway
 from llmproxy.tls.transport import EdgeTlsFactory
 from tests.upstream.certificates import Authority
@@ -190,6 +192,29 @@ def test_tls_on_the_listeners(reactor: MemoryReactorClock, tmp_path: Path) -> No
     assert isinstance(factory, EdgeTlsFactory)
     assert factory.wrappedFactory is gateway.site
     assert factory.handshake_timeout_s == 7
+    assert gateway.certificates is not None
+    assert [one.cert_file for one in gateway.certificates.certificates] == [cert_file]
+    assert "Certificates" in part_names(gateway)
+
+
+def test_the_proxy_protocol(reactor: MemoryReactorClock) -> None:
+    """It stands right above the ports, and has the time of a head for its header."""
+    config = configured(MINIMAL + "server: {header_timeout: 7s, proxy_protocol: true}\n")
+    gateway = Gateway(config, reactor, cannot_start)
+    gateway.privilegedStartService()
+    (listening,) = reactor.tcpServers
+    factory = listening[1]
+    assert isinstance(factory, ProxyProtocolFactory)
+    assert factory.wrappedFactory is gateway.site
+    assert factory.header_timeout_s == 7
+    assert factory.buildProtocol(IPv4Address("TCP", "192.0.2.7", 1)) is not None
+    trusting = configured(
+        MINIMAL + "server: {proxy_protocol: true, trusted_proxies: ['10.0.0.0/8'], listen: ':1'}\n"
+    )
+    Gateway(trusting, reactor, cannot_start).privilegedStartService()
+    factory = reactor.tcpServers[-1][1]
+    assert factory.buildProtocol(IPv4Address("TCP", "192.0.2.7", 1)) is None
+    assert factory.buildProtocol(IPv4Address("TCP", "10.0.0.7", 1)) is not None
 
 
 @pytest.mark.parametrize(
