@@ -15,6 +15,7 @@ import click
 from llmproxy.commands.amounts import WANTED_AMOUNT, parse_amount
 from llmproxy.commands.moments import WANTED_MOMENT, parse_moment
 from llmproxy.commands.text_files import read_text
+from llmproxy.config.keys import SUBJECT_PREFIX
 from llmproxy.entitlements import QuotaPeriod
 from llmproxy.wire.admin_keys import RatesShown
 
@@ -200,6 +201,7 @@ def read_key(file: str) -> str:
     else:
         text = read_text(file, called="--key-file")
     key = text.strip()
-    if not key or len(key.split()) != 1:
+    words = key.splitlines() if key.startswith(SUBJECT_PREFIX) else key.split()
+    if len(words) != 1:
         raise click.UsageError("--key-file holds not exactly one key; want it on one line")
     return key

@@ -19,7 +19,7 @@ import click
 
 from llmproxy.commands.failures import Unreachable
 from llmproxy.commands.text_files import read_text
-from llmproxy.config.addresses import parse_listen
+from llmproxy.config.addresses import parse_listen, parse_unix
 from llmproxy.config.files import read_secrets
 from llmproxy.config.findings import Findings
 from llmproxy.config.model_stores import Admin
@@ -32,7 +32,6 @@ DEFAULT_CONFIGS: Final = ("etc/llmproxy.yaml", "/etc/llmproxy/llmproxy.yaml")
 
 _TOKEN = re.compile(r"[!-~]+", re.ASCII)
 _TCP = re.compile(r"tcp[46]?:(?:port=)?([0-9]{1,5})(?::interface=(.*))?", re.ASCII)
-_UNIX = re.compile(r"unix:(?:address=)?([^:\\]+)(?::.*)?")
 _USED_KEYS = ("enabled", "token", "token_file", "listen")
 
 
@@ -194,8 +193,8 @@ def _at_listener(listen: str, token: str, file: str) -> Target:
     except ValueError as error:
         raise click.UsageError(f"{file}: admin.listen {error}") from None
     if address is None:
-        if found := _UNIX.fullmatch(listen):
-            return Target(socket_path=found[1], token=token)
+        if unix := parse_unix(listen):
+            return Target(socket_path=unix.path, token=token)
         found = _TCP.fullmatch(listen)
         if found is None:
             raise click.UsageError(

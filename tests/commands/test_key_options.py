@@ -104,6 +104,8 @@ def test_a_key_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("  sk-secret-1\n")
     assert read_key(str(file)) == "sk-secret-1"
+    file.write_text("tls:CN=Alice Smith\n")
+    assert read_key(str(file)) == "tls:CN=Alice Smith"
     for text in ("", "\n", "sk-secret-1\nsk-secret-2\n", "sk-secret 1"):
         file.write_text(text)
         with pytest.raises(click.UsageError, match="not exactly one key") as caught:

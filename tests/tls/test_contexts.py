@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
 
 from llmproxy.config.model import ServerTls, TlsCertificate
@@ -109,7 +110,7 @@ VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("wanted", ["none", "request", "require"])
-@pytest.mark.parametrize("kind", ["none", "good", "expired", "of another CA"])
+@pytest.mark.parametrize("kind", ["none", "good", "expired", "of another CA", "of a server"])
 def test_clients_certificates(
     settings: ServerTls,
     authority: Authority,
@@ -124,9 +125,10 @@ def test_clients_certificates(
     """
     pair = {
         "none": lambda: None,
-        "good": lambda: authority.issue("alice"),
+        "good": lambda: authority.issue("alice", usage=ExtendedKeyUsageOID.CLIENT_AUTH),
         "expired": lambda: authority.issue("alice", days=-1),
         "of another CA": lambda: Authority(folder, "another").issue("alice"),
+        "of a server": lambda: authority.issue("alice", usage=ExtendedKeyUsageOID.SERVER_AUTH),
     }[kind]()
     context = showing(authority, pair)
     context.maximum_version = version

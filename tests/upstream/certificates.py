@@ -66,7 +66,11 @@ class Authority:
         )
 
     def issue(
-        self, *names: str, days: float = 1, subject: x509.Name | None = None
+        self,
+        *names: str,
+        days: float = 1,
+        subject: x509.Name | None = None,
+        usage: x509.ObjectIdentifier | None = None,
     ) -> tuple[str, str]:
         """Sign a certificate; give its file and its key's.
 
@@ -74,6 +78,7 @@ class Authority:
             names: Host names or addresses that it is for; the first is its subject's.
             days: For how long, from now; below 0 it has ended already.
             subject: Instead of that.
+            usage: What alone it may be used for; None: anything.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         builder = self._builder(
@@ -81,6 +86,8 @@ class Authority:
         ).add_extension(
             x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False
         )
+        if usage is not None:
+            builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
         stem = self._folder / f"{self._name}-{certificate.serial_number:x}"
         cert_path, key_path = stem.with_suffix(".crt"), stem.with_suffix(".key")
