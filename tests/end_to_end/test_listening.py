@@ -207,3 +207,64 @@ def test_a_unix_socket_with_tls_and_the_proxy_protocol(tmp_path: Path) -> None:
                 assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
         line = json.loads(daemon.wait_for_log('"/v1/models"', DEADLINE_S))
         assert line["client_ip"] == "192.0.2.7"
+
+
+HAPROXY = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+IN_FRONT = """\
+defaults
+    mode tcp
+    timeout connect 10s
+    timeout client 60s
+    timeout server 60s
+listen one
+    bind 127.0.0.1:{one}
+    server gateway 127.0.0.1:{gateway} send-proxy check check-send-proxy inter 200ms
+listen two
+    bind 127.0.0.1:{two}
+    server gateway unix@{path} send-proxy-v2-ssl-cn
+"""
+
+
+@CURL
+@pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed: see tests/setup")
+def test_behind_haproxy(tmp_path: Path) -> None:
+    """Version 1 with health checks, version 2 by a Unix socket: as HAProxy really sends them."""
+    path = tmp_path / "sock"
+    one, two = free_port(), free_port()
+    config = gateway_config(free_port(), [{"name": "demo", "url": "demo:"}])
+    tcp = config["server"]["listen"]
+    config["server"].update(proxy_protocol=True, trusted_proxies=["127.0.0.1", "unix:"])
+    daemon = Daemon(tmp_path, config)
+    config["server"]["listen"] = [tcp, f"unix:{path}"]
+    (tmp_path / "llmproxy.yaml").write_text(yaml.safe_dump(config))
+    file = tmp_path / "haproxy.cfg"
+    file.write_text(IN_FRONT.format(one=one, two=two, gateway=daemon.port, path=path))
+    with daemon:
+        daemon.wait_for_log(f"listening on unix:{path}", DEADLINE_S)
+        haproxy = subprocess.Popen(
+            [str(HAPROXY), "-db", "-f", str(file)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            for port, client in (one, "127.0.0.9"), (two, "127.0.0.8"):
+                done = subprocess.run(
+                    [
+                        *("curl", "-sS", "--noproxy", "*", "--interface", client),
+                        *("--retry", "20", "--retry-connrefused", "--retry-delay", "1"),
+                        *("--max-time", str(DEADLINE_S), "-H", f"Authorization: Bearer {KEY}"),
+                        *("-H", f"X-Request-ID: from-{client}"),
+                        f"http://127.0.0.1:{port}/v1/models",
+                    ],
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    timeout=2 * DEADLINE_S,
+                )
+                assert b'"demo"' in done.stdout, done.stderr
+                line = json.loads(daemon.wait_for_log(f'"from-{client}"', DEADLINE_S))
+                assert line["client_ip"] == client
+        finally:
+            haproxy.terminate()
+            haproxy.wait(DEADLINE_S)
+        assert "Traceback" not in daemon.log()
