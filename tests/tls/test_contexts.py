@@ -24,7 +24,7 @@ def load(settings: ServerTls, source: TlsCertificate | None = None) -> Certifica
 
 def test_what_is_known_of_it(settings: ServerTls, authority: Authority) -> None:
     """Its names, in lower case, and its end."""
-    cert_file, key_file = authority.issue("a.test", days=20)
+    cert_file, key_file = authority.issue("a.test", days=79)
     pair = TlsCertificate(
         server_names=("A.test", "*.b.Test"), cert_file=cert_file, key_file=key_file
     )

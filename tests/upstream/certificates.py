@@ -52,7 +52,7 @@ class Authority:
 
     @staticmethod
     def _builder(
-        subject: x509.Name, key: ec.EllipticCurvePrivateKey, issuer: str, days: float = 1
+        subject: x509.Name, key: ec.EllipticCurvePrivateKey, issuer: str, days: float = 60
     ) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return (
@@ -68,7 +68,7 @@ class Authority:
     def issue(
         self,
         *names: str,
-        days: float = 1,
+        days: float = 60,
         subject: x509.Name | None = None,
         usage: x509.ObjectIdentifier | None = None,
     ) -> tuple[str, str]:
