@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         DeadLetter,
         Demand,
         Evidence,
+        LogLine,
         ModelCard,
         ModelRoute,
         Principal,
@@ -563,6 +564,24 @@ class IReporter(Interface):
 
     def report(record: UsageRecord) -> None:
         """Take a record; never raises, never blocks for long."""
+
+
+class ILogSink(Interface):
+    """Where the lines of a log go: a stream, a file, the journal."""
+
+    def write(lines: Sequence[LogLine]) -> None:
+        """Write lines, together; nothing of them is held back.
+
+        Raises:
+            OSError: They cannot be written; some or all of them are lost.
+        """
+
+    def reopen() -> None:
+        """Begin anew with what somebody may have moved away, such as a file.
+
+        Raises:
+            OSError: That failed; what was open stays in use.
+        """
 
 
 class IAlerts(Interface):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from random import SystemRandom
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -28,12 +28,15 @@ from llmproxy.backends.queue import BackendQueue
 from llmproxy.balancing.strategies import make_strategy
 from llmproxy.channel import EdgeLimits
 from llmproxy.config.model import Config
+from llmproxy.config.secrets import secrets_of
 from llmproxy.errors import ConfigError, GatewayError, Problem
 from llmproxy.health.checker import HealthChecker
 from llmproxy.interfaces import IAlerts, IReporter
 from llmproxy.lifecycle import Lifecycle
 from llmproxy.listeners import CannotListen, Listeners
 from llmproxy.logs.access import AccessLog
+from llmproxy.logs.outputs import Outputs
+from llmproxy.logs.redaction import Redactor
 from llmproxy.logs.runtime import make_observer
 from llmproxy.observation import Observation
 from llmproxy.proxy.admission import Admission
@@ -83,6 +86,7 @@ class Gateway(MultiService):
         admin_site: Its administrators' connections; None when nobody administers it so.
         data_path: Its exchanges.
         lifecycle: Its end.
+        logs: Where its logs go.
     """
 
     _log = Logger()
@@ -96,13 +100,20 @@ class Gateway(MultiService):
         server, health, routing = config.server, config.health_check, config.routing
 
         # The logs.
-        with _blaming("log.file.path"):
-            log_file = _open(config.log.output, config.log.file.path)
-        self._observer = make_observer(log_file, config.log.format, config.log.level)
-        access, access_log = config.logging.access, None
+        self.logs = Outputs(sys.stdout, sys.stderr)
+        log, access, access_log = config.log, config.logging.access, None
+        with _blaming("log.file.path" if log.output == "file" else "log.output"):
+            sink = self.logs.open(log.output, log.file.path, log.file.max_size, log.file.keep)
+        self._observer = make_observer(
+            sink,
+            "bare" if log.output == "journal" else log.format,
+            log.level,
+            Redactor(secrets_of(config)),
+        )
         if access.enabled:
-            with _blaming("logging.access.path"):
-                access_log = AccessLog(_open(access.output, access.path), access.format, reactor)
+            with _blaming(f"logging.access.{'path' if access.output == 'file' else 'output'}"):
+                sink = self.logs.open(access.output, access.path, access.max_size, access.keep)
+            access_log = AccessLog(sink, access.format, reactor)
         reporters: list[IReporter] = [] if access_log is None else [access_log]
 
         # The backends, and the clients for them.
@@ -399,10 +410,3 @@ def _blaming(path: str) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         raise ConfigError((Problem(path, str(error)),)) from error
-
-
-def _open(output: str, path: str) -> TextIO:
-    """Open a log's destination."""
-    if output == "file":
-        return open(path, "a", encoding="utf-8")
-    return sys.stderr if output == "stderr" else sys.stdout

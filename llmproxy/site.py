@@ -365,7 +365,9 @@ class EdgeRequest(server.Request):
 
     def processingFailed(self, reason: Failure) -> None:
         """Log a fault of ours and answer it without telling its inner life."""
-        self._log.failure("request {request!r} failed", failure=reason, request=self)
+        self._log.failure(
+            "request {request!r} failed", failure=reason, request=self, request_id=self.request_id
+        )
         if not self.startedWriting:
             answer_error(self, InternalError())
         else:

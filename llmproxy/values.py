@@ -7,7 +7,7 @@ seconds, ``*_ms`` milliseconds), sizes are bytes, tokens are the model's own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import attrs
 
@@ -426,6 +426,22 @@ class StreamAlert:
     session_id: str = ""
     duration_s: float = 0.0
     silent_s: float = 0.0
+
+
+class LogLine(NamedTuple):
+    """One line of a log. A tuple, for one is made for every request.
+
+    Attributes:
+        text: The line with its end; perhaps several lines, of which the further are indented.
+        priority: How severe it is, as syslog counts: 3 is an error, 6 tells something.
+        request_id: The request that it is about; empty: none.
+        source: What part of the daemon says it.
+    """
+
+    text: str
+    priority: int = 6
+    request_id: str = ""
+    source: str = ""
 
 
 EventKind = Literal["usage", "alert"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -38,7 +39,9 @@ def cannot_start(message: str) -> NoReturn:
 
 def configured(text: str) -> Config:
     """Make a configuration of a text."""
-    return parse_config(text, {}, read_file=lambda path: Path(path).read_text())
+    return parse_config(
+        text, {}, read_file=lambda path: Path(path).read_text(), is_directory=os.path.isdir
+    )
 
 
 @pytest.fixture
@@ -167,6 +170,29 @@ def test_the_application_logs_through_it(
     }
 
 
+def test_logs_go_where_the_file_says_and_hold_no_secret(
+    reactor: MemoryReactorClock, tmp_path: Path
+) -> None:
+    """Both logs share a file, which can be moved away; the backend's key is not in it."""
+    path = tmp_path / "x.log"
+    config = configured(
+        MINIMAL.replace("}]", ", api_key: canary-key}]")
+        + f"log: {{output: file, file: {{path: {path}}}}}\n"
+        + f"logging: {{access: {{output: file, path: {path}}}}}\n"
+    )
+    gateway = Gateway(config, reactor, cannot_start)
+    application = Application("test")
+    gateway.setServiceParent(application)
+    observer = ILogObserver(application)
+    event = {"log_level": LogLevel.info, "log_format": "said canary-key", "log_namespace": "n"}
+    observer(event)
+    moved = path.rename(tmp_path / "x.old")
+    gateway.logs.reopen()
+    observer(event)
+    for file in (path, moved):
+        assert file.read_text() == "1970-01-01T00:00:00.000Z info     n: said (hidden)\n"
+
+
 def test_its_state_can_be_read_without_secrets(reactor: MemoryReactorClock) -> None:
     """``repr`` tells how it is, and no key."""
     config = configured(MINIMAL.replace("}]", ", api_key: canary-key}]"))
@@ -233,6 +259,7 @@ def test_the_proxy_protocol(reactor: MemoryReactorClock) -> None:
             "server.tls",
         ),
         (MINIMAL + "logging: {access: {output: file, path: /dev/full/x}}", "logging.access.path"),
+        (MINIMAL + "log: {output: file, file: {path: /dev/full/x}}", "log.file.path"),
     ],
 )
 def test_files_that_cannot_be_used(

@@ -197,6 +197,18 @@ def check_logs(config: Config, is_directory: Callable[[str], bool], findings: Fi
     if access.enabled and access.output == "file":
         at = ("logging", "access")
         _check_place((*at, "output"), (*at, "path"), access.path, is_directory, findings)
+        file = config.log.file
+        if (
+            config.log.output == "file"
+            and file.path == access.path
+            and (file.max_size, file.keep) != (access.max_size, access.keep)
+        ):
+            findings.check(
+                (*at, "path"),
+                f"{quoted(access.path)} is log.file.path as well, with another max_size or keep; "
+                "want the same there, or a file of its own",
+                needs=(("log", "file"), at),
+            )
 
 
 def check_db_path(config: Config, is_directory: Callable[[str], bool], findings: Findings) -> None:

@@ -228,6 +228,8 @@ class LogFile:
     """``log.file``: for ``output: file``."""
 
     path: str = setting("the file; appended to", "")
+    max_size: Size = setting("set aside before it grows beyond; 0: never", Size(0))
+    keep: int = setting("how many older ones stay: PATH.1 and so on", 5, minimum=1)
 
 
 @attrs.frozen(kw_only=True)
@@ -236,9 +238,7 @@ class Log:
 
     level: Literal["debug", "info", "warning", "error"] = setting("least severe to write", "info")
     format: Literal["json", "text"] = setting("one JSON object or one plain line per event", "text")
-    output: Literal["stdout", "stderr", "journal", "file"] = setting(
-        "where to", "stdout", only=("stdout", "stderr", "file"), later="the journal's own protocol"
-    )
+    output: Literal["stdout", "stderr", "journal", "file"] = setting("where to", "stdout")
     file: LogFile = setting("for output: file", factory=LogFile)
 
 
@@ -248,8 +248,10 @@ class AccessLog:
 
     enabled: bool = setting("write it", True)
     format: Literal["combined", "json"] = setting("Apache's combined format, or JSON", "combined")
-    output: Literal["stdout", "stderr", "file"] = setting("where to", "stdout")
+    output: Literal["stdout", "stderr", "journal", "file"] = setting("where to", "stdout")
     path: str = setting("for output: file; appended to", "")
+    max_size: Size = setting("set aside before it grows beyond; 0: never", Size(0))
+    keep: int = setting("how many older ones stay: PATH.1 and so on", 5, minimum=1)
 
 
 @attrs.frozen(kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from functools import lru_cache
-from typing import Literal, TextIO
+from typing import Final, Literal
 
 import attrs
 import msgspec
@@ -17,10 +17,13 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from llmproxy.interfaces import IReporter
-from llmproxy.values import UsageRecord
+from llmproxy.interfaces import ILogSink, IReporter
+from llmproxy.values import LogLine, UsageRecord
 
 FLUSH_AFTER_S = 0.1
+
+_TELLS: Final = 6
+_SOURCE: Final = "access"
 
 _UNSAFE = {
     # Controls of both sets, for terminals obey the second as well; quotes; backslashes.
@@ -40,7 +43,7 @@ class AccessLog:
     for each would cost more than the line.
 
     Args:
-        file: Where to.
+        sink: Where to.
         line_format: How.
         clock: Tells when to flush.
     """
@@ -48,35 +51,39 @@ class AccessLog:
     _log = Logger()
 
     def __init__(
-        self, file: TextIO, line_format: Literal["combined", "json"], clock: IReactorTime
+        self, sink: ILogSink, line_format: Literal["combined", "json"], clock: IReactorTime
     ) -> None:
-        self._file = file
+        self._sink = sink
         self._clock = clock
+        self._lines: list[LogLine] = []
         self._flushing: IDelayedCall | None = None
         self._encode = json_line if line_format == "json" else combined_line
         self._failing = False
         self._lines_lost = False  # since the last flush
 
     def report(self, record: UsageRecord) -> None:
-        """Write a record's line; a full disk costs lines, never a request."""
+        """Take a record's line; a full disk costs lines, never a request."""
         try:
-            self._file.write(self._encode(record))
-        except (OSError, ValueError) as error:
+            text = self._encode(record)
+        except ValueError as error:
             self._lines_lost = True
             self._failed(error)
+        else:
+            self._lines.append(LogLine(text, _TELLS, record.request_id, _SOURCE))
         if self._flushing is None:
             self._flushing = self._clock.callLater(FLUSH_AFTER_S, self._flush)
 
     def close(self) -> None:
-        """Flush what is written, and write no more."""
+        """Write what was reported."""
         if self._flushing is not None:
             self._flushing.cancel()
             self._flush()
 
     def _flush(self) -> None:
         self._flushing = None
+        lines, self._lines = self._lines, []
         try:
-            self._file.flush()
+            self._sink.write(lines)
         except (OSError, ValueError) as error:
             self._failed(error)
         else:

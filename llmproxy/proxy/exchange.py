@@ -203,7 +203,11 @@ class Exchange:
             outcome = _outcome_of(error)
             self._answer(error)
         except Exception:  # noqa: BLE001 - the outermost edge of an exchange
-            self._log.failure("exchange {exchange!r} failed", exchange=self)
+            self._log.failure(
+                "exchange {exchange!r} failed",
+                exchange=self,
+                request_id=self._request.request_id,
+            )
             self._answer(InternalError())
         finally:
             self._conclude(outcome)

@@ -73,11 +73,15 @@ class EdgeResource(Resource):
             if done is not None:
                 await done
         except CancelledError:
-            self._log.debug("{request!r} left before it was answered", request=request)
+            self._log.debug(
+                "{request!r} left before it was answered",
+                request=request,
+                request_id=request.request_id,
+            )
         except GatewayError as error:
             answer_error(request, error)
         except Exception:  # noqa: BLE001 - the outermost edge of this request
-            self._log.failure("{request!r} failed", request=request)
+            self._log.failure("{request!r} failed", request=request, request_id=request.request_id)
             answer_error(request, InternalError())
 
     def answer(

@@ -239,6 +239,11 @@ def test_the_cas_of_clients(problems: Problems) -> None:
             "logging: {access: {output: file, path: no/x.log}}",
             'logging.access.path: "no/x.log" is in a directory that does not exist',
         ),
+        (
+            "logging: {access: {output: file, path: x.log}}\n"
+            "log: {output: file, file: {path: x.log, keep: 2}}",
+            'logging.access.path: "x.log" is log.file.path as well, with another max_size or keep',
+        ),
     ],
 )
 def test_places_of_logs(problems: Problems, text: str, expected: str) -> None:
@@ -252,6 +257,7 @@ def test_places_of_logs(problems: Problems, text: str, expected: str) -> None:
     [
         "log: {output: file, file: {path: x.log}}",
         "log: {output: file, file: {path: /yes/x.log}}",
+        "logging: {access: {output: file, path: x.log}}\nlog: {output: file, file: {path: x.log}}",
         "log: {file: {path: /no/x.log}}",
         "logging: {access: {enabled: false, output: file}}",
     ],

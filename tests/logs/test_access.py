@@ -6,9 +6,8 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Iterator
-from io import BytesIO, StringIO, TextIOWrapper
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import attrs
 import pytest
@@ -17,11 +16,12 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from llmproxy.interfaces import IReporter
+from llmproxy.interfaces import ILogSink, IReporter
 from llmproxy.logs.access import FLUSH_AFTER_S, AccessLog, combined_line, json_line
-from llmproxy.values import TriedBackend, Usage, UsageRecord
+from llmproxy.values import LogLine, TriedBackend, Usage, UsageRecord
 
 BARE = UsageRecord(
     id="id-1",
@@ -190,16 +190,28 @@ def test_json_lines_hold_anything(text: str) -> None:
     assert json.loads(line)["user_agent"] == text
 
 
-class FullDisk(StringIO):
-    """A file that cannot be written while ``full`` is set."""
+@implementer(ILogSink)
+class FakeSink:
+    """Takes lines.
 
-    full = False
+    Attributes:
+        written: What was written, by call.
+        full: Whether it fails as a full disk does.
+    """
 
-    def write(self, text: str) -> int:
-        """Write, or fail as a full disk does."""
+    def __init__(self) -> None:
+        self.written: list[list[LogLine]] = []
+        self.full = False
+
+    def write(self, lines: Sequence[LogLine]) -> None:
+        """Take lines, or fail."""
         if self.full:
             raise OSError(28, "No space left on device")
-        return super().write(text)
+        self.written.append(list(lines))
+
+    def reopen(self) -> None:
+        """Never called."""
+        raise AssertionError
 
 
 class Written(SynchronousTestCase):
@@ -207,55 +219,57 @@ class Written(SynchronousTestCase):
 
     def test_it_is_a_reporter(self) -> None:
         """It provides the interface."""
-        self.assertTrue(verifyObject(IReporter, AccessLog(StringIO(), "json", Clock())))
+        self.assertTrue(verifyObject(IReporter, AccessLog(FakeSink(), "json", Clock())))
 
     def test_formats(self) -> None:
         """Each record is a line; those of a short while go out together."""
-        for line_format, encode in (("combined", combined_line), ("json", json_line)):
-            clock, raw = Clock(), BytesIO()
-            file = TextIOWrapper(raw, encoding="utf-8")
-            log = AccessLog(file, line_format, clock)  # type: ignore[arg-type]
+        formats: tuple[Literal["combined", "json"], ...] = ("combined", "json")
+        for line_format in formats:
+            encode = json_line if line_format == "json" else combined_line
+            clock, sink = Clock(), FakeSink()
+            log = AccessLog(sink, line_format, clock)
             log.report(BARE)
             clock.advance(FLUSH_AFTER_S / 2)
             log.report(FULL)
-            self.assertEqual(raw.getvalue(), b"")
+            self.assertEqual(sink.written, [])
             clock.advance(FLUSH_AFTER_S / 2)
-            both = (encode(BARE) + encode(FULL)).encode()
-            self.assertEqual(raw.getvalue(), both)
+            both = [
+                LogLine(encode(BARE), 6, "req-1", "access"),
+                LogLine(encode(FULL), 6, "req-2", "access"),
+            ]
+            self.assertEqual(sink.written, [both])
             self.assertEqual(clock.getDelayedCalls(), [])
             log.report(BARE)
             log.close()
-            self.assertEqual(raw.getvalue(), both + encode(BARE).encode())
+            self.assertEqual(sink.written, [both, both[:1]])
             self.assertEqual(clock.getDelayedCalls(), [])
 
     def test_a_full_disk(self) -> None:
         """It costs lines, never a request; the log tells of it once per outage."""
-        file = FullDisk()
-        clock = Clock()
-        log = AccessLog(file, "json", clock)
+        sink, clock = FakeSink(), Clock()
+        log = AccessLog(sink, "json", clock)
         with capturedLogs() as told:
-            log.report(BARE)
             for _ in range(2):
-                file.full = True
-                log.report(BARE)
+                sink.full = True
+                for _ in range(2):
+                    log.report(BARE)
+                    clock.advance(FLUSH_AFTER_S)
+                sink.full = False
+                log.report(FULL)
                 clock.advance(FLUSH_AFTER_S)
-                log.report(BARE)
-                clock.advance(FLUSH_AFTER_S)
-                file.full = False
-                log.report(BARE)
-                clock.advance(FLUSH_AFTER_S)
-        self.assertEqual(file.getvalue(), json_line(BARE) * 3)
+        self.assertEqual(
+            [[line.request_id for line in call] for call in sink.written], [["req-2"]] * 2
+        )
         self.assertEqual(len(told), 2)
         self.assertIn("No space left on device", formatEvent(told[0]))
 
-    def test_a_closed_file(self) -> None:
-        """The same."""
-        file = StringIO()
-        clock = Clock()
-        log = AccessLog(file, "combined", clock)
-        file.close()
+    def test_a_line_that_cannot_be_encoded(self) -> None:
+        """It costs that line, and is told."""
+        sink, clock = FakeSink(), Clock()
+        log = AccessLog(sink, "json", clock)
         with capturedLogs() as told:
-            for _ in range(2):
-                log.report(BARE)
-                clock.advance(FLUSH_AFTER_S)
+            log.report(attrs.evolve(BARE, model="\ud800"))
+            log.report(FULL)
+            clock.advance(FLUSH_AFTER_S)
+        self.assertEqual([line.request_id for line in sink.written[0]], ["req-2"])
         self.assertEqual(len(told), 1)

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import json
+import logging
+import warnings
+from collections.abc import Sequence
 from io import StringIO
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
-from twisted.logger import Logger
+from twisted.logger import LogBeginner, Logger, LogLevel, LogPublisher
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
-from llmproxy.logs.runtime import LineObserver, make_observer
+from llmproxy.interfaces import ILogSink
+from llmproxy.logs.redaction import Redactor
+from llmproxy.logs.runtime import LineFormat, LineObserver, make_observer
+from llmproxy.logs.streams import StreamSink
+from llmproxy.values import LogLine
 
-Format = Literal["json", "text"]
 Level = Literal["debug", "info", "warning", "error"]
 
 
 def logger(
-    line_format: Format, level: Level = "info", namespace: str = "llmproxy.x"
+    line_format: LineFormat, level: Level = "info", namespace: str = "llmproxy.x"
 ) -> tuple[Logger, StringIO]:
     """Make a logger, and the file that it writes to."""
     file = StringIO()
-    return Logger(namespace, observer=make_observer(file, line_format, level)), file
+    return Logger(
+        namespace, observer=make_observer(StreamSink(file), line_format, level, str)
+    ), file
 
 
 def event(**more: Any) -> dict[str, Any]:
@@ -32,24 +42,50 @@ def event(**more: Any) -> dict[str, Any]:
 def test_text_line() -> None:
     """Time, level, source and message."""
     file = StringIO()
-    LineObserver(file, "text")(event(log_namespace="llmproxy.x"))
+    LineObserver(StreamSink(file), "text", str)(event(log_namespace="llmproxy.x"))
     assert file.getvalue() == "2023-11-14T22:13:20.062Z info     llmproxy.x: said this\n"
 
 
 def test_json_line() -> None:
     """The same as an object."""
     file = StringIO()
-    LineObserver(file, "json")(event(log_namespace="llmproxy.x"))
+    LineObserver(StreamSink(file), "json", str)(event(log_namespace="llmproxy.x"))
     assert file.getvalue() == (
         '{"time":"2023-11-14T22:13:20.062Z","level":"info","source":"llmproxy.x",'
         '"message":"said this"}\n'
     )
 
 
+def test_the_request_that_an_event_is_about() -> None:
+    """Its id stands in the line, and goes with it."""
+    lines: list[LogLine] = []
+
+    @implementer(ILogSink)
+    class Kept:
+        def write(self, given: Sequence[LogLine]) -> None:
+            lines.extend(given)
+
+        def reopen(self) -> None:
+            raise AssertionError
+
+    formats: tuple[LineFormat, ...] = ("text", "json", "bare")
+    for line_format in formats:
+        LineObserver(Kept(), line_format, str)(
+            event(log_namespace="llmproxy.x", log_level=LogLevel.warn, request_id="req-1")
+        )
+    assert [line.text for line in lines] == [
+        "2023-11-14T22:13:20.062Z warn     llmproxy.x [req-1]: said this\n",
+        '{"time":"2023-11-14T22:13:20.062Z","level":"warn","source":"llmproxy.x",'
+        '"message":"said this","request_id":"req-1"}\n',
+        "said this\n",
+    ]
+    assert {line[1:] for line in lines} == {(4, "req-1", "llmproxy.x")}
+
+
 def test_an_event_without_anything() -> None:
     """It makes a line as well."""
     file = StringIO()
-    LineObserver(file, "text")({})
+    LineObserver(StreamSink(file), "text", str)({})
     assert file.getvalue() == "1970-01-01T00:00:00.000Z info     -: \n"
 
 
@@ -102,7 +138,7 @@ def test_failures() -> None:
     def fail() -> None:
         raise ZeroDivisionError("by nothing")
 
-    formats: tuple[Format, ...] = ("json", "text")
+    formats: tuple[LineFormat, ...] = ("json", "text")
     for line_format in formats:
         log, file = logger(line_format)
         try:
@@ -138,7 +174,45 @@ def test_each_line_is_out_at_once() -> None:
         def flush(self) -> None:
             flushed.append(self.getvalue())
 
-    observer = LineObserver(Counted(), "text")
+    observer = LineObserver(StreamSink(Counted()), "text", str)
     observer(event())
     assert len(flushed) == 1
     assert flushed[0].endswith("said this\n")
+
+
+SECRET = 'p4ssw0rd/with "quotes" and Ümlaut'
+
+
+def test_no_line_holds_a_secret_whoever_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither our own events nor those of libraries: prints, warnings, logging, failures."""
+    formats: tuple[LineFormat, ...] = ("json", "text", "bare")
+    for line_format in formats:
+        file, publisher = StringIO(), LogPublisher()
+        # As twistd begins: what is printed or warned of by anybody becomes an event.
+        streams = SimpleNamespace(stdout=StringIO(), stderr=StringIO())
+        beginner = LogBeginner(publisher, StringIO(), streams, warnings)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            beginner.beginLoggingTo(
+                [make_observer(StreamSink(file), line_format, "debug", Redactor([SECRET]))]
+            )
+            monkeypatch.setattr("sys.stderr", streams.stderr)
+            log = Logger("a.library", observer=publisher)
+            log.info("connecting with {dsn}", dsn=f"host=db password={SECRET}")
+            log.info("sent {fields!r}", fields={"authorization": SECRET.encode()})
+            log.info("about", request_id=SECRET)
+            try:
+                raise ValueError(f"{SECRET} is wrong")
+            except ValueError:
+                log.failure("failed")
+            streams.stdout.write(f"printed {SECRET}\n")
+            logging.lastResort.handle(  # type: ignore[union-attr]
+                logging.LogRecord("other", 40, "", 0, "logged %s", (json.dumps(SECRET),), None)
+            )
+            warnings.warn(f"warned of {SECRET}", stacklevel=1)
+            monkeypatch.undo()
+        written = file.getvalue()
+        for said in ("connecting", "sent", "failed", "printed", "logged", "warned of"):
+            assert said in written
+        assert "p4ssw0rd" not in written
+        assert written.count("(hidden)") >= 6

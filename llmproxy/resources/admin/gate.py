@@ -64,9 +64,9 @@ class Gate:
         if any(shown):
             self._throttle.note_failure(request.client_ip)
             self._log.warn(
-                "a wrong admin token from {ip} (request {id})",
+                "a wrong admin token from {ip}",
                 ip=request.client_ip,
-                id=request.request_id,
+                request_id=request.request_id,
             )
         raise Refusal(
             401,

@@ -97,11 +97,17 @@ class AdminRoot(Resource):
             self._gate.admit(request)
             await self._admitted(request)
         except (CancelledError, ClientGone):
-            self._log.debug("{request!r} left before it was answered", request=request)
+            self._log.debug(
+                "{request!r} left before it was answered",
+                request=request,
+                request_id=request.request_id,
+            )
         except Exception as error:  # noqa: BLE001 - the outermost edge of this request
             refusal = refusal_of(error)
             if refusal is None:
-                self._log.failure("{request!r} failed", request=request)
+                self._log.failure(
+                    "{request!r} failed", request=request, request_id=request.request_id
+                )
                 refusal = Refusal(500, "The gateway met an internal error; its log says more.")
             answer_refusal(request, refusal)
 
@@ -146,10 +152,10 @@ class AdminRoot(Resource):
     def _note(self, request: EdgeRequest) -> Note:
         def note(change: str) -> None:
             self._log.info(
-                "administrator at {ip} {change} (request {id})",
+                "administrator at {ip} {change}",
                 ip=request.client_ip,
                 change=change,
-                id=request.request_id,
+                request_id=request.request_id,
             )
 
         return note

@@ -351,7 +351,7 @@ def test_the_log() -> None:
         "synchronised keys (incremental): 1 created, 0 updated, 0 deleted",
         "deleted key key_1",
     ]
-    assert lines[-1] == "administrator at 192.0.2.7 deleted key key_1 (request mine-1)"
+    assert lines[-1] == "administrator at 192.0.2.7 deleted key key_1"
     everything = "".join(map(formatEvent, events))
     assert "canary" not in everything
     assert key not in everything
