@@ -1,4 +1,4 @@
-"""The operator's tool: ``llmproxy check-config FILE``, ``llmproxy keys``, ``llmproxy --version``.
+"""The operator's tool: ``llmproxy check-config FILE``, ``keys``, ``opencode-config``, and others.
 
 Commands only talk: they parse arguments, call the rooms below and print. Those that ask a running
 daemon are in ``commands``. What nobody expected shows its traceback.
@@ -16,6 +16,7 @@ from llmproxy import __version__
 from llmproxy.commands.backends import backends
 from llmproxy.commands.key_transfer import export, import_keys, sync
 from llmproxy.commands.keys import keys
+from llmproxy.commands.opencode import opencode_config
 from llmproxy.commands.spool import spool
 from llmproxy.commands.usage import usage
 from llmproxy.commands.usage_records import records, sessions
@@ -43,6 +44,7 @@ for single in (records, sessions):
     usage.add_command(single)
 main.add_command(spool)
 main.add_command(backends)
+main.add_command(opencode_config)
 
 
 @main.command("check-config")

@@ -28,6 +28,7 @@ from llmproxy.backends.queue import BackendQueue
 from llmproxy.balancing.strategies import make_strategy
 from llmproxy.channel import EdgeLimits
 from llmproxy.config.model import Config
+from llmproxy.config.opencode import provider_of
 from llmproxy.config.secrets import secrets_of
 from llmproxy.errors import ConfigError, GatewayError, Problem
 from llmproxy.health.checker import HealthChecker
@@ -263,6 +264,7 @@ class Gateway(MultiService):
             is_draining=lambda: self.lifecycle.is_draining(),
             cors=cors,
             open_paths=config.auth.skip_paths,
+            opencode=provider_of(config, config.opencode.url) if config.opencode.enabled else None,
         )
         metrics = observation.resource(admission.identify)
         metrics_root = EdgeResource() if config.metrics.listen else root

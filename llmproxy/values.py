@@ -222,6 +222,8 @@ class ModelCard:
         description: For humans.
         context: Context window in tokens.
         output: Longest answer in tokens.
+        images: Whether it is known to take images.
+        reasoning: Whether it is known to think before it answers.
     """
 
     id: str
@@ -230,6 +232,8 @@ class ModelCard:
     description: str = ""
     context: int | None = None
     output: int | None = None
+    images: bool = False
+    reasoning: bool = False
 
 
 @attrs.frozen

@@ -76,6 +76,8 @@ class ConfiguredModels:
                 description=model.description,
                 context=model.context,
                 output=model.output,
+                images=model.images,
+                reasoning=model.reasoning,
             )
             self._cards.append((card, route))
         for model in models:

@@ -86,19 +86,31 @@ def find_target(
                 f"--url needs a token: in --token-file FILE or in ${TOKEN_VARIABLE}"
             )
         return _at_url(url, _checked_token(token))
-    file = config_file or environ.get(CONFIG_VARIABLE, "") or _default_config()
+    file = configured_file(config_file, environ, instead=", or --url URL with --token-file FILE")
     admin = read_admin(file, environ, token_given=bool(token))
     token = _checked_token(token or admin.token)
     return _at_url(url, token) if url else _at_listener(admin.listen, token, file)
 
 
-def _default_config() -> str:
+def configured_file(named: str, environ: Mapping[str, str], *, instead: str = "") -> str:
+    """Say which configuration file a command reads.
+
+    Args:
+        named: The one that was named; empty: the environment's, or one at a usual place.
+        environ: The environment.
+        instead: What else would do, for the message.
+
+    Raises:
+        click.UsageError: There is none.
+    """
+    if named or environ.get(CONFIG_VARIABLE):
+        return named or environ[CONFIG_VARIABLE]
     for file in DEFAULT_CONFIGS:
         if Path(file).exists():
             return file
     raise click.UsageError(
-        f"there is no configuration at {' or '.join(DEFAULT_CONFIGS)}; want --config FILE, "
-        f"${CONFIG_VARIABLE}, or --url URL with --token-file FILE"
+        f"there is no configuration at {' or '.join(DEFAULT_CONFIGS)}; want --config FILE or "
+        f"${CONFIG_VARIABLE}{instead}"
     )
 
 

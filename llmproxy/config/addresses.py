@@ -29,6 +29,7 @@ WANTED_LISTEN: Final = (
 WANTED_UNIX: Final = '"unix:/run/llmproxy/sock" or "unix:/run/llmproxy/sock:mode=660"'
 WANTED_URL: Final = '"http://host:port", "https://host:port" or "demo:"'
 WANTED_SERVICE_URL: Final = '"https://host/path" or "http://host/path"'
+WANTED_GATEWAY_URL: Final = '"https://host" or "http://127.0.0.1:8000"'
 WANTED_HOST_PORT: Final = '"host:port" or "[ipv6]:port"'
 WANTED_MYSQL_DSN: Final = '"mysql://user:password@host:port/database"'
 
@@ -191,6 +192,20 @@ def check_service_url(url: str) -> None:
     if "#" in url:
         raise ValueError("has a fragment; want it without")
     _check_host(parts, WANTED_SERVICE_URL)
+
+
+def check_gateway_url(url: str) -> None:
+    """Check where clients find the gateway: the part of their base URL before ``/v1``.
+
+    Raises:
+        ValueError: It is none; the message says what is wrong and what is wanted.
+    """
+    parts = _split_http(url, WANTED_GATEWAY_URL)
+    if "@" in parts.netloc or "?" in url or "#" in url or "{" in url:
+        raise ValueError(f"has more than a host and a path; want {WANTED_GATEWAY_URL}")
+    _check_host(parts, WANTED_GATEWAY_URL)
+    if parts.path.rstrip("/").endswith("/v1"):
+        raise ValueError("ends in /v1, which is appended; want it without")
 
 
 def parse_host_port(address: str) -> tuple[str, int]:

@@ -16,6 +16,7 @@ from llmproxy.config.checks import check
 from llmproxy.config.checks_admin import check_admin
 from llmproxy.config.checks_auth import check_auth
 from llmproxy.config.checks_limits import check_limits
+from llmproxy.config.checks_opencode import check_opencode
 from llmproxy.config.checks_storage import check_storage
 from llmproxy.config.checks_tls import check_tls
 from llmproxy.config.checks_usage import check_usage
@@ -126,6 +127,7 @@ def parse_config(
     check_admin(config, findings)
     check_usage(config, findings)
     check_tls(config, findings)
+    check_opencode(config, findings)
     check_certificates(config, read_file, find_tls_fault, find_ca_fault, findings)
     check_logs(config, is_directory, findings)
     check_db_path(config, is_directory, findings)

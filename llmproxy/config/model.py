@@ -1,9 +1,10 @@
 """The configuration model: every key, its type, its default and a line on it.
 
 One class per YAML mapping, one attribute per key, under the key's own name. This module is the
-single place where a key is declared (with its neighbours `model_auth`, `model_stores` and
-`model_usage`, which hold the larger sections): the loader derives types and defaults from it, and a
-test holds ``etc/llmproxy.reference.yaml`` to it. It knows nothing of YAML, files or the daemon.
+single place where a key is declared (with its neighbours `model_auth`, `model_opencode`,
+`model_stores` and `model_usage`, which hold further sections): the loader derives types and
+defaults from it, and a test holds ``etc/llmproxy.reference.yaml`` to it. It knows nothing of YAML,
+files or the daemon.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Literal
 import attrs
 
 from llmproxy.config.model_auth import Auth, StaticKey
+from llmproxy.config.model_opencode import OpenCode
 from llmproxy.config.model_stores import Admin, RateLimit, Storage
 from llmproxy.config.model_usage import Metrics, Monitoring, Usage
 from llmproxy.config.setting import Cidr, Duration, GiB, MiB, Percent, Secret, Size, setting
@@ -156,6 +158,8 @@ class Model:
     fallback: tuple[str, ...] = setting("models to try when no backend can take it", ())
     context: int | None = setting("context window in tokens, published to clients", None, minimum=1)
     output: int | None = setting("longest answer in tokens, published to clients", None, minimum=1)
+    images: bool = setting("takes images; published to clients", False)
+    reasoning: bool = setting("thinks before it answers; published to clients", False)
     first_byte_timeout: Duration | None = setting("overrides the backend's", None)
 
 
@@ -280,6 +284,7 @@ class Config:
     health_check: HealthCheck = setting("active checks", factory=HealthCheck)
     log: Log = setting("the daemon's own log", factory=Log)
     logging: Logging = setting("logs of requests", factory=Logging)
+    opencode: OpenCode = setting("what OpenCode is told", factory=OpenCode)
 
 
 LATER_SECTIONS: Mapping[str, str] = {

@@ -72,4 +72,8 @@ def _shown(card: ModelCard) -> dict[str, object]:
         shown["max_model_len"] = card.context
     if card.output is not None:
         shown["max_output_tokens"] = card.output
+    if card.images:
+        shown["input_modalities"] = ["text", "image"]
+    if card.reasoning:
+        shown["reasoning"] = True
     return shown

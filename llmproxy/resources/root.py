@@ -19,8 +19,10 @@ from llmproxy.resources.base import EdgeResource, Identify
 from llmproxy.resources.health import HealthResource, ReadyResource
 from llmproxy.resources.me import MeResource
 from llmproxy.resources.models import ModelsResource
+from llmproxy.resources.opencode import ConfigResource, WellKnownResource
 from llmproxy.resources.proxy import RELAYED_PATHS, ProxyResource
 from llmproxy.values import Principal
+from llmproxy.wire.opencode import MODELS_PATH, WELL_KNOWN_PATH, OpenCodeProvider
 
 if TYPE_CHECKING:
     from llmproxy.site import EdgeRequest
@@ -132,6 +134,7 @@ def make_root(
     is_draining: Callable[[], bool],
     cors: CrossOrigin,
     open_paths: Collection[str],
+    opencode: OpenCodeProvider | None = None,
 ) -> Resource:
     """Put the tree together.
 
@@ -146,6 +149,7 @@ def make_root(
         is_draining: Whether the daemon is.
         cors: What browsers may do.
         open_paths: Local paths that need no key.
+        opencode: What OpenCode is told; None: nothing.
     """
     root = RootResource(cors)
 
@@ -156,6 +160,9 @@ def make_root(
     put(root, b"/ready", ReadyResource(backends, is_draining, guard("/ready")))
     put(root, b"/v1/models", ModelsResource(identify, catalog))
     put(root, b"/me", MeResource(identify, catalog, limiter, totals, now))
+    if opencode is not None:
+        put(root, WELL_KNOWN_PATH.encode(), WellKnownResource(opencode))
+        put(root, MODELS_PATH.encode(), ConfigResource(identify, opencode, catalog))
     relayed = ProxyResource(begin)
     for path in RELAYED_PATHS:
         put(root, path, relayed)

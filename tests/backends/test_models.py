@@ -75,13 +75,13 @@ def test_cards() -> None:
     models = ConfiguredModels(
         [
             Model(id="z", name="Zed", description="the last", context=100, output=10),
-            Model(id="a", aliases=("b",)),
+            Model(id="a", aliases=("b",), images=True, reasoning=True),
         ],
         created=7,
     )
     assert [card for card, _ in models.cards()] == [
         ModelCard(id="z", created=7, name="Zed", description="the last", context=100, output=10),
-        ModelCard(id="a", created=7, name="a"),
+        ModelCard(id="a", created=7, name="a", images=True, reasoning=True),
     ]
     assert [route.model_id for _, route in models.cards()] == ["z", "a"]
 

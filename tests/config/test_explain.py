@@ -20,7 +20,7 @@ START = "backends: [{name: a, url: 'demo:'}]\nauth: {enabled: false}\n"
         ("modles: []", 'modles: is an unknown key; did you mean "models"?'),
         ("healthCheck: {}", 'healthCheck: is an unknown key; did you mean "health_check"?'),
         ("weight: 1", 'weight: is an unknown key here; did you mean "backends[].weight"?'),
-        ("url: x", 'did you mean "backends[].url" or "auth.pipeline[].webhook.url"?'),
+        ("url: x", 'did you mean "backends[].url" or "opencode.url"?'),
         ("global: {}", 'global: is an unknown key here; did you mean "rate_limit.global"?'),
         ("global_: {}", "global_: is an unknown key; want one of: server,"),
         ("load_balance: x", 'did you mean "routing.load_balance"?'),

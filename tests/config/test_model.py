@@ -65,6 +65,7 @@ EXAMPLES = {
     "usage.reporters[].type",
     "usage.reporters[].webhook.url",
     "usage.reporters[].database.storage",
+    "opencode.url",
     "storage.databases",
     "storage.databases[].name",
     "storage.databases[].path",

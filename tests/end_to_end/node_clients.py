@@ -18,6 +18,7 @@ CLIENTS = Path(__file__).resolve().parent.parent / "clients"
 NODE_MODULES = CLIENTS / "node_modules"
 RUN_LIMIT_S = 90.0
 
+_KINDS = ("CONFIG", "DATA", "CACHE", "STATE")
 _DISABLED = (
     "MODELS_FETCH",
     "AUTOUPDATE",
@@ -127,8 +128,63 @@ def run(command: Sequence[str], folder: Path, environ: Mapping[str, str]) -> Fin
     return Finished(process.returncode, events, output, duration_s)
 
 
-class OpenCode:
+class OpenCodeHome:
     """OpenCode in a home of its own.
+
+    Args:
+        program: See `find_opencode`.
+        folder: Its home and its project go there.
+        config: Its configuration; None: none at all.
+        environ: Further environment variables.
+
+    Attributes:
+        program: The program.
+        project: The folder in which it runs.
+    """
+
+    def __init__(
+        self,
+        program: str,
+        folder: Path,
+        config: Mapping[str, Any] | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self.program = program
+        self.project = folder / "project"
+        self.project.mkdir(parents=True)
+        home = folder / "home"
+        home.mkdir()
+        self._environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(home),
+            # Whatever it would install beside its own is not needed here.
+            "npm_config_offline": "true",
+            **{f"XDG_{kind}_HOME": str(home / kind.lower()) for kind in _KINDS},
+            **{f"OPENCODE_DISABLE_{feature}": "1" for feature in _DISABLED},
+            **(environ or {}),
+        }
+        if config is not None:
+            file = folder / "opencode.json"
+            file.write_text(json.dumps(config))
+            self._environ["OPENCODE_CONFIG"] = str(file)
+
+    def environ(self, key: str = "") -> dict[str, str]:
+        """Give the environment that it runs in."""
+        return {**self._environ, **({"LLMPROXY_API_KEY": key} if key else {})}
+
+    def run(self, *words: str, key: str = "") -> Finished:
+        """Run it with some arguments."""
+        return run((self.program, *words), self.project, self.environ(key))
+
+    def ask(self, model: str, prompt: str, key: str = "", *options: str) -> Finished:
+        """Have it answer one prompt, with its default model if none is named."""
+        named = ("-m", f"llmproxy/{model}") if model else ()
+        # Files are a list of any length: the prompt comes before them.
+        return self.run("run", "--format", "json", *named, prompt, *options, key=key)
+
+
+class OpenCode(OpenCodeHome):
+    """OpenCode with a provider block as in docs/opencode.md.
 
     Args:
         program: See `find_opencode`.
@@ -136,9 +192,6 @@ class OpenCode:
         base_url: The gateway's, with ``/v1``.
         models: The ids that it may ask for.
         options: Further options of the provider; they may name ``{env:LLMPROXY_API_KEY}``.
-
-    Attributes:
-        project: The folder in which it runs.
     """
 
     def __init__(
@@ -149,12 +202,6 @@ class OpenCode:
         models: Sequence[str],
         options: Mapping[str, Any],
     ) -> None:
-        self._program = program
-        self._home = folder / "home"
-        self._config = folder / "opencode.json"
-        self.project = folder / "project"
-        self._home.mkdir(parents=True)
-        self.project.mkdir()
         limits = {"context": 131072, "output": 8192}
         provider = {
             "npm": "@ai-sdk/openai-compatible",
@@ -162,29 +209,12 @@ class OpenCode:
             "options": {"baseURL": base_url, **options},
             "models": {model: {"name": model, "limit": limits} for model in models},
         }
-        self._config.write_text(
-            json.dumps(
-                {
-                    "provider": {"llmproxy": provider},
-                    "enabled_providers": ["llmproxy"],
-                    "permission": {"*": "allow"},
-                }
-            )
+        super().__init__(
+            program,
+            folder,
+            {
+                "provider": {"llmproxy": provider},
+                "enabled_providers": ["llmproxy"],
+                "permission": {"*": "allow"},
+            },
         )
-
-    def ask(self, model: str, prompt: str, key: str) -> Finished:
-        """Have it answer one prompt."""
-        environ = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self._home),
-            "OPENCODE_CONFIG": str(self._config),
-            "LLMPROXY_API_KEY": key,
-            # Whatever it would install beside its own is not needed here.
-            "npm_config_offline": "true",
-        }
-        for kind in ("CONFIG", "DATA", "CACHE", "STATE"):
-            environ[f"XDG_{kind}_HOME"] = str(self._home / kind.lower())
-        for feature in _DISABLED:
-            environ[f"OPENCODE_DISABLE_{feature}"] = "1"
-        command = [self._program, "run", "--format", "json", "-m", f"llmproxy/{model}", prompt]
-        return run(command, self.project, environ)

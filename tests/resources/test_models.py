@@ -7,6 +7,7 @@ import pytest
 from tests.resources.tree import CREATED, Tree
 
 PLAIN = {"id": "plain", "object": "model", "created": CREATED, "owned_by": "llmproxy"}
+SECRET = {**PLAIN, "id": "secret", "input_modalities": ["text", "image"], "reasoning": True}
 WHOLE = {
     "id": "org/whole",
     "object": "model",
@@ -24,7 +25,7 @@ def test_the_list() -> None:
     answer = Tree().ask("GET", "/v1/models")
     assert answer.json == {
         "object": "list",
-        "data": [PLAIN, WHOLE, {**PLAIN, "id": "secret"}],
+        "data": [PLAIN, WHOLE, SECRET],
     }
 
 

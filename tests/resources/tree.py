@@ -22,13 +22,14 @@ from llmproxy.interfaces import (
 )
 from llmproxy.resources.root import CrossOrigin, make_root
 from llmproxy.values import BackendStatus, Demand, ModelCard, Principal, UsageFilter, UsageTotal
+from llmproxy.wire.opencode import OpenCodeProvider
 from tests.edge import Answer, Edge, get
 
 CREATED = 1_700_000_000
 CARDS = (
     ModelCard("plain", CREATED),
     ModelCard("org/whole", CREATED, "Whole", "All of it.", 131072, 8192),
-    ModelCard("secret", CREATED),
+    ModelCard("secret", CREATED, images=True, reasoning=True),
 )
 PRINCIPALS = {
     "sk-all": Principal("k1"),
@@ -121,6 +122,7 @@ class Tree:
         *,
         cors: Cors | None = None,
         open_paths: Collection[str] = ("/health", "/ready", "/metrics"),
+        opencode: OpenCodeProvider | None = None,
     ) -> None:
         self.directory = FakeDirectory()
         self.ledger = FakeLedger()
@@ -139,6 +141,7 @@ class Tree:
             is_draining=lambda: self.draining,
             cors=self.cross_origin,
             open_paths=open_paths,
+            opencode=opencode,
         )
 
     def _identify(self, request: IClientRequest) -> Deferred[Principal]:
