@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.daemon import KEY, Daemon, free_port, gateway_config
-from tests.end_to_end.node_clients import Finished, OpenCode
+from tests.end_to_end.access_records import records
+from tests.end_to_end.node_clients import Finished, OpenCode, OpenCodeHome
 from tests.scripted_backend import Connection, ScriptedBackend, event
 
 pytestmark = pytest.mark.node
@@ -23,12 +24,7 @@ BEARER = {"apiKey": "{env:LLMPROXY_API_KEY}"}
 PROMPT = "Read the file notes.txt and tell me the token in it."
 
 
-def records(daemon: Daemon) -> list[dict[str, Any]]:
-    """Give the access log's records so far."""
-    return [json.loads(line) for line in daemon.log().splitlines() if line.startswith('{"id"')]
-
-
-def write_token(client: OpenCode) -> str:
+def write_token(client: OpenCodeHome) -> str:
     """Put a file with a new token into a client's project."""
     token = f"token-{secrets.token_hex(8)}"
     (client.project / "notes.txt").write_text(f"The token is {token}.\n")
