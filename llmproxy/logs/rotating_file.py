@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from collections.abc import Sequence
 
 from twisted.logger import Logger
@@ -39,6 +40,8 @@ class RotatingFile:
         self._max_size_bytes = max_size_bytes
         self._keep = keep
         self._rotates = max_size_bytes > 0
+        # Threads log as well; and the one that holds it may have to tell of this very file.
+        self._lock = threading.RLock()
         self._file = self._open()
 
     def __repr__(self) -> str:
@@ -47,20 +50,22 @@ class RotatingFile:
     def write(self, lines: Sequence[LogLine]) -> None:
         """Append lines, all of them to the same file."""
         content = encoded(lines)
-        if self._rotates:
-            size_bytes = os.fstat(self._file).st_size
-            if size_bytes and size_bytes + len(content) > self._max_size_bytes:
-                self._rotate()
-        written = os.write(self._file, content)
-        while written < len(content):  # a disk that is nearly full takes a part
-            written += os.write(self._file, content[written:])
+        with self._lock:
+            if self._rotates:
+                size_bytes = os.fstat(self._file).st_size
+                if size_bytes and size_bytes + len(content) > self._max_size_bytes:
+                    self._rotate()
+            written = os.write(self._file, content)
+            while written < len(content):  # a disk that is nearly full takes a part
+                written += os.write(self._file, content[written:])
 
     def reopen(self) -> None:
         """Open the file of that name, after somebody moved the old one away."""
-        file = self._open()
-        os.close(self._file)
-        self._file = file
-        self._rotates = self._max_size_bytes > 0
+        with self._lock:
+            file = self._open()
+            os.close(self._file)
+            self._file = file
+            self._rotates = self._max_size_bytes > 0
 
     def _open(self) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)

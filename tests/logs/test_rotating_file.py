@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -108,21 +109,14 @@ def test_a_file_that_cannot_be_set_aside(path: Path) -> None:
     assert "a.log is full and cannot be set aside" in formatEvent(event)
 
 
-def _write_many(path: str, name: str) -> None:
-    sink = RotatingFile(path, 2000, 100)
+def write_many(sink: RotatingFile, name: str) -> None:
+    """Write two hundred lines that can be told apart."""
     for number in range(200):
         sink.write(lines(f"{name} {number:03d} {'x' * 40}"))
 
 
-def test_several_processes(path: Path) -> None:
-    """They write the same file, and set it aside once each time: no line is lost or broken."""
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_write_many, args=(str(path), name)) for name in "abc"]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == 0
+def assert_all_there(path: Path) -> None:
+    """Assert that nothing of three writers is lost or broken, and that no file is too large."""
     files = sorted(path.parent.iterdir())
     written = [line for file in files for line in file.read_text().splitlines()]
     assert sorted(written) == sorted(
@@ -130,3 +124,29 @@ def test_several_processes(path: Path) -> None:
     )
     # One of them may write a little more while another sets the file aside.
     assert all(1000 < file.stat().st_size < 3000 for file in files if file != path)
+
+
+def test_several_threads(path: Path) -> None:
+    """They share one sink: no line is lost, and none is written to a file that is closed."""
+    sink = RotatingFile(str(path), 2000, 100)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(write_many, [sink] * 3, "abc"))
+    assert_all_there(path)
+
+
+def _write_in_process(path: str, name: str) -> None:
+    write_many(RotatingFile(path, 2000, 100), name)
+
+
+def test_several_processes(path: Path) -> None:
+    """They write the same file, and set it aside once each time: no line is lost or broken."""
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=_write_in_process, args=(str(path), name)) for name in "abc"
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert_all_there(path)
