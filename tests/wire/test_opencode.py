@@ -7,6 +7,8 @@ import os
 import pty
 import select
 import shutil
+import signal
+import termios
 import time
 from pathlib import Path
 
@@ -137,6 +139,7 @@ def test_names_that_opencode_would_replace() -> None:
     assert models["model"] == "llmproxy/a"
 
 
+INTERRUPT = b"\x03"
 SHELLS = [shell for shell in ("sh", "dash", "bash") if shutil.which(shell)]
 
 
@@ -148,16 +151,18 @@ class Terminal:
 
     Attributes:
         shown: What the terminal shows.
+        echoes: Whether it shows what is typed, after the command has ended.
     """
 
     def __init__(self, shell: str) -> None:
+        self.echoes = False
         self._reader, writer = os.pipe()
         self._pid, self._terminal = pty.fork()
         if self._pid == 0:
             os.dup2(writer, 1)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            path = shutil.which(shell)
-            os.execv(path or "", [shell, *LOGIN_COMMAND[1:]])
+            # As OpenCode runs it: whatever shell it is, it is called sh, and keeps to POSIX.
+            os.execv(shutil.which(shell) or "", list(LOGIN_COMMAND))
         os.close(writer)
         self.shown = b""
         self._read_until(b"API key of LLMProxy: ")
@@ -172,10 +177,22 @@ class Terminal:
         """Type something; give the command's exit status and its output."""
         # Not before the echo is off: it is switched off before the question is shown.
         os.write(self._terminal, text)
-        output = b""
-        while more := os.read(self._reader, 1024):
-            output += more
+        output, end = b"", time.monotonic() + 20
+        while time.monotonic() < end:
+            if select.select([self._reader], [], [], 1)[0]:
+                more = os.read(self._reader, 1024)
+                if not more:
+                    break
+                output += more
+            elif text == INTERRUPT:
+                # It came before the shell waited for the line; a person types it again.
+                os.write(self._terminal, text)
+        else:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+            raise AssertionError(f"it did not end: {self.shown!r}")
         _, status = os.waitpid(self._pid, 0)
+        self.echoes = bool(termios.tcgetattr(self._terminal)[3] & termios.ECHO)
         # When its other side is closed, a terminal that was read to the end fails.
         with contextlib.suppress(OSError):
             while more := os.read(self._terminal, 1024):
@@ -191,15 +208,18 @@ def test_the_login_command(shell: str) -> None:
     terminal = Terminal(shell)
     assert terminal.types(b"  sk-llmp-1\\2 $(x)\t\n") == (0, b"sk-llmp-1\\2 $(x)")
     assert b"sk-llmp" not in terminal.shown
+    assert terminal.echoes
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-@pytest.mark.parametrize("typed", [b"\n", b"\x04", b"\x03"])
+@pytest.mark.parametrize("typed", [b"\n", b"\x04", INTERRUPT])
 def test_no_key_is_no_login(shell: str, typed: bytes) -> None:
     """Nothing, the end of input, or Ctrl-C: the command fails, and OpenCode stores nothing."""
-    status, output = Terminal(shell).types(typed)
+    terminal = Terminal(shell)
+    status, output = terminal.types(typed)
     assert status != 0
     assert output == b""
+    assert terminal.echoes
 
 
 def test_the_login_command_without_a_terminal(tmp_path: Path) -> None:
