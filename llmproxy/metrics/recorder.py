@@ -23,6 +23,10 @@ MOST_MODELS: Final = 100
 MOST_FUNCTIONS: Final = 100
 """Clients choose their tools, and models what they make of the names."""
 
+BACKEND_ERROR: Final = "backend_error"
+"""The code of an error that a backend answered itself, and that was passed on."""
+
+_FAILURES: Final = frozenset(("upstream_error", "truncated", "timeout"))
 _YES_NO: Final = ("false", "true")
 
 
@@ -151,10 +155,10 @@ class Recorder:
 
     def _count_trouble(self, record: UsageRecord, model: str) -> None:
         metrics, code = self._metrics, record.error_code
-        if code and record.outcome == "rejected":
+        if record.outcome in _FAILURES:
+            metrics.counter(catalogue.ERRORS, code or BACKEND_ERROR, record.backend, model).inc()
+        elif code and record.outcome == "rejected":
             metrics.counter(catalogue.REJECTIONS, code, model).inc()
-        elif code:
-            metrics.counter(catalogue.ERRORS, code, record.backend, model).inc()
         if code == "stall_timeout":
             metrics.counter(catalogue.STREAM_STALLS, record.backend, model).inc()
         if record.attempts > 1:

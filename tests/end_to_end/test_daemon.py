@@ -174,13 +174,13 @@ BAD_FILES = {
         "    url: ftp://x\n"
         "    weight: many\n"
         "auth: {enabled: false}\n"
-        "metrics: {enabled: true}\n",
+        "discovery: {enabled: true}\n",
         [
             ("2", "server.lisen", "listen"),
             ("3", "server.idle_timeout", "soon"),
             ("6", "backends[0].url", "ftp://x"),
             ("7", "backends[0].weight", "many"),
-            ("9", "metrics", "not available yet"),
+            ("9", "discovery", "not available yet"),
         ],
     ),
     "no YAML": ("server:\n  listen: [\nbackends: }\n", [("3", "", "")]),

@@ -121,6 +121,11 @@ def test_times_fall_into_their_buckets() -> None:
                 'llmproxy_stream_stalls_total{backend="b",model="m"}': 1,
             },
         ),
+        (
+            {"outcome": "upstream_error", "status": 500},
+            {'llmproxy_errors_total{backend="b",code="backend_error",model="m"}': 1},
+        ),
+        ({"outcome": "rejected", "status": 400}, {}),  # a backend's own refusal, passed on
         ({"outcome": "client_abort", "status": 499}, {}),
         (
             {
