@@ -68,7 +68,9 @@ class Lease:
         self._released = True
         state = self._state
         state.in_flight -= 1
-        state.answered(self)
-        state.breaker.end(self)
+        if self in state.answers:
+            state.answered(self)
+        if not state.breaker.is_closed:
+            state.breaker.end(self)
         if state.on_room is not None:
             state.on_room()

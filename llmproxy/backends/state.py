@@ -142,10 +142,8 @@ class BackendState:
             )
 
     def answered(self, request: object) -> None:
-        """Take note that an answer is over, or that a request is over without one."""
-        progress = self.answers.pop(request, None)
-        if progress is not None and progress.last_piece_s > self._last_piece_s:
-            self._last_piece_s = progress.last_piece_s
+        """Take note that an answer is over."""
+        self._last_piece_s = max(self._last_piece_s, self.answers.pop(request).last_piece_s)
 
     def last_piece_s(self) -> float:
         """Say when the last piece of an answer came; minus infinity: none yet."""

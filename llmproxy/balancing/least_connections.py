@@ -35,6 +35,8 @@ class LeastConnections:
     ) -> ICandidate:
         """Choose one of at least one candidate."""
         del now_s, affinity
+        if len(candidates) == 1:
+            return candidates[0]
         # Equal fractions are equal floats: division is correctly rounded.
         loads = [candidate.in_flight / candidate.weight for candidate in candidates]
         least = min(loads)
