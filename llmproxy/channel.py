@@ -63,6 +63,9 @@ class EdgeChannel(Protocol):
     _log = Logger()
     factory: EdgeSite
 
+    is_surplus = False
+    """Whether it is over the limit of connections; told by the site, at once."""
+
     def __init__(self, site: EdgeSite, limits: EdgeLimits) -> None:
         self.site = site
         self._limits = limits

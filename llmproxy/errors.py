@@ -489,6 +489,7 @@ class Overloaded(GatewayError):
     type = "overloaded_error"
     code = "overloaded"
     message = "This gateway is busy."
+    close = True
     default_retry_after_s = 1
 
 

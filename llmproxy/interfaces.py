@@ -74,6 +74,7 @@ class IClientRequest(Interface):
     peer_ip: str = Attribute("Who is at the other end of the connection.")
     from_trusted_proxy: bool = Attribute("Whether ``peer_ip`` is a trusted proxy.")
     secure: bool = Attribute("Whether the client's connection is TLS here.")
+    surplus: bool = Attribute("Whether its connection is over ``server.max_connections``.")
     certificate_subject: str = Attribute(
         "The subject of the client's certificate, which was verified; empty: it showed none."
     )

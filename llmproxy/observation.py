@@ -26,6 +26,7 @@ from llmproxy.errors import GatewayError
 from llmproxy.interfaces import IAlerts, IBackendStatuses, IReporter
 from llmproxy.limits.memory_limiter import MemoryLimiter
 from llmproxy.metrics import catalogue
+from llmproxy.metrics.loop_lag import LoopLag
 from llmproxy.proxy.budget import ByteBudget
 from llmproxy.proxy.exchange import Exchange
 from llmproxy.proxy.stream_watch import StreamWatch
@@ -66,6 +67,7 @@ class Observation(MultiService):
     Attributes:
         metrics: Count, and are read; None when ``metrics.enabled`` is false.
         streams: Raises alerts.
+        lag: How late the event loop is.
         reporters: Count requests.
         config_hash: That of the configuration in force.
         probed_paths: Asked every few seconds: not worth a line in the log while all is well.
@@ -90,13 +92,19 @@ class Observation(MultiService):
         )
         self.streams.setServiceParent(self)
         self.metrics: Metrics | None = None
+        observe_lag: Callable[[float], object] = _nothing
         self._recorder: Recorder | None = None
         self.config_hash = config_hash(config)
         self.probed_paths = PROBED_PATHS
         if config.metrics.enabled:
             self.probed_paths |= {config.metrics.path.encode("ascii")}
             self.metrics = metrics = self._make_metrics(reactor)
+            observe_lag = metrics.histogram(catalogue.LOOP_LAG).observe
             self._watch_daemon(metrics)
+        self.lag = LoopLag(observe_lag, reactor, config.server.max_loop_lag)
+        self.lag.setServiceParent(self)
+        if self.metrics is not None:
+            self.metrics.watch(catalogue.LOOP_WORST, self.lag.worst_s)
 
     def __repr__(self) -> str:
         return f"<Observation {self.metrics!r} {self.streams!r}>"
@@ -130,7 +138,6 @@ class Observation(MultiService):
 
     def _make_metrics(self, reactor: Any) -> Metrics:
         # Only who uses them has them in memory.
-        from llmproxy.metrics.loop_lag import LoopLag
         from llmproxy.metrics.process import watch_process
         from llmproxy.metrics.recorder import Recorder
         from llmproxy.metrics.registry import Metrics
@@ -151,9 +158,6 @@ class Observation(MultiService):
         sessions = SessionSums(metrics.histogram(catalogue.SESSION_TOKENS).observe, reactor)
         metrics.watch(catalogue.ACTIVE_SESSIONS, sessions.active)
         self._recorder = Recorder(metrics, sessions)
-        lag = LoopLag(metrics.histogram(catalogue.LOOP_LAG).observe, reactor)
-        lag.setServiceParent(self)
-        metrics.watch(catalogue.LOOP_WORST, lag.worst_s)
         watch_process(metrics, time.time)
         return metrics
 
@@ -256,3 +260,7 @@ def config_hash(config: Config) -> float:
 def _parted(label: str) -> tuple[str, str]:
     name, _, value = label.partition("=")
     return name, value
+
+
+def _nothing(_: float) -> None:
+    """Count nothing."""

@@ -195,6 +195,7 @@ class Gateway(MultiService):
             budget=budget,
             max_body_bytes=server.max_body_size,
             is_draining=lambda: self.lifecycle.is_draining(),
+            is_late=observation.lag.is_late,
             limiter=rights.limiter,
             restate=rights.restate,
         )

@@ -32,6 +32,9 @@ from llmproxy.wire.forwarded import TrustedProxies
 from llmproxy.wire.request_id import new_id, sane_request_id
 
 SMALL_PIECE_BYTES = 4096
+SURPLUS_CONNECTIONS = 100
+"""Over the limit, these are told so, and load balancers and Prometheus still have their answers."""
+
 _FIELDS_OF_OURS = frozenset((b"content-length", b"date", b"x-request-id"))
 
 
@@ -69,6 +72,7 @@ class EdgeRequest(server.Request):
         given = first.get(b"x-request-id")
         self.request_id = (sane_request_id(given) if given else "") or site.new_request_id()
         self.secure = channel.is_secure
+        self.surplus = channel.is_surplus
         self.peer_ip = channel.peer_ip
         self.from_trusted_proxy = channel.from_trusted_proxy
         self.client_ip = (
@@ -403,7 +407,8 @@ class EdgeSite(server.Site):
         resource: The root of the Resource tree.
         reactor: Clock of all deadlines.
         limits: Of each connection.
-        max_connections: More are closed at once.
+        max_connections: Requests on more are turned away, but for local resources; what is over
+            `SURPLUS_CONNECTIONS` above it is closed at once.
         trusted_proxies: Whose X-Forwarded-For is believed.
         now: Seconds since the epoch.
         random_bytes: Gives that many random bytes.
@@ -451,9 +456,12 @@ class EdgeSite(server.Site):
     def buildProtocol(self, addr: IAddress | None) -> EdgeChannel | None:  # type: ignore[override]
         """Make the channel of a new connection, if there is room for one."""
         del addr
-        if len(self._connections) >= self._max_connections and not self._make_room():
+        over = len(self._connections) - self._max_connections
+        is_surplus = over >= 0 and not self._make_room()
+        if is_surplus and (self._replaces_idle or over >= SURPLUS_CONNECTIONS):
             return None
         channel = EdgeChannel(self, self._limits)
+        channel.is_surplus = is_surplus
         channel.factory = self
         self._connections[channel] = None
         return channel
@@ -487,6 +495,8 @@ class EdgeSite(server.Site):
 
     def make_request(self, channel: EdgeChannel, head: Head) -> EdgeRequest:
         """Make the request whose head has just come."""
+        if channel.is_surplus:
+            channel.refuse_further()
         return EdgeRequest(channel, self, head)
 
     def getResourceFor(self, request: Any) -> IResource:

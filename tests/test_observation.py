@@ -236,7 +236,7 @@ def test_without_metrics_nothing_counts() -> None:
     assert gateway.observation.reporters == ()
     gateway.observation.refused(UriTooLong())
     assert b"metrics" not in gateway.site.resource.children
-    assert [type(part).__name__ for part in gateway.observation] == ["StreamWatch"]
+    assert [type(part).__name__ for part in gateway.observation] == ["StreamWatch", "LoopLag"]
 
 
 @pytest.mark.parametrize("listen", ["", "127.0.0.1:9101"])

@@ -13,7 +13,7 @@ from twisted.web.resource import Resource
 
 from llmproxy.channel import ip_of
 from llmproxy.resources.base import answer_json
-from llmproxy.site import EdgeRequest
+from llmproxy.site import SURPLUS_CONNECTIONS, EdgeRequest
 from tests.edge import NOW_S, Edge, answer_only, get, ignore, post
 
 
@@ -370,14 +370,24 @@ class Faults(SynchronousTestCase):
 # connections
 
 
-def test_no_more_connections_than_allowed() -> None:
-    """The next is turned away, until one has gone."""
-    with Edge(max_connections=2) as edge:
+def test_connections_over_the_limit() -> None:
+    """Their requests know, and are their last; many more are closed, until one has gone."""
+    seen: list[bool] = []
+
+    def answer(request: EdgeRequest) -> None:
+        seen.append(request.surplus)
+        answer_only(request)
+
+    with Edge(answer, max_connections=2) as edge:
         peer = IPv4Address("TCP", "192.0.2.7", 1)
         first = edge.connect()
-        edge.connect()
-        assert repr(edge.site) == "<EdgeSite 2 connections>"
-        assert edge.site.connection_count == 2
+        assert not edge.connect().send(get()).is_closed
+        surplus = [edge.connect() for _ in range(SURPLUS_CONNECTIONS)]
+        assert surplus[0].send(get()).answer().status == 200
+        assert surplus[0].is_closed
+        assert seen == [False, True]
+        surplus.append(edge.connect())
+        assert edge.site.connection_count == 2 + SURPLUS_CONNECTIONS
         assert edge.try_connect(peer) is None
         first.leave()
         assert edge.try_connect(peer) is not None

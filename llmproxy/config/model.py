@@ -82,7 +82,11 @@ class Server:
     max_header_bytes: Size = setting(
         "largest request head; over it 431", Size(32 * 1024), minimum=1024
     )
-    max_connections: int = setting("open client connections; more are closed", 10000, minimum=1)
+    max_connections: int = setting("open client connections; on more 503", 10000, minimum=1)
+    max_loop_lag: Duration = setting(
+        "an event loop that is later than this turns requests away with 503; 0: never",
+        Duration(2.0),
+    )
     header_timeout: Duration = setting(
         "absolute, from the first byte to the end of the head; over it 408", Duration(10.0)
     )

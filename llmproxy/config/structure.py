@@ -84,6 +84,8 @@ def stand_in(kind: Any) -> Any:
         return "192.0.2.0"
     if kind in (str, Secret):
         return ""
+    if kind is int:
+        return 0  # an item of a list
     raise TypeError(f"no stand-in for {kind!r}; give the key a default")
 
 

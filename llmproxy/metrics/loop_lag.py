@@ -23,12 +23,17 @@ class LoopLag(Service):
     Args:
         observe: Called with each lag, in seconds.
         clock: The event loop's.
+        most_s: A lag that is greater, twice in a row, is too much; 0: none is.
     """
 
     _log = Logger()
 
-    def __init__(self, observe: Callable[[float], None], clock: IReactorTime) -> None:
+    def __init__(
+        self, observe: Callable[[float], object], clock: IReactorTime, most_s: float = 0.0
+    ) -> None:
         self._observe = observe
+        self._most_s = most_s
+        self._last_s = self._before_s = 0.0
         self._clock = clock
         self._due_s = 0.0
         self._looks = 0
@@ -54,8 +59,13 @@ class LoopLag(Service):
         """Give the greatest lag of the last minute, in seconds."""
         return max(self._worst)
 
+    def is_late(self) -> bool:
+        """Say whether the event loop has more to do than it can, and not just for once."""
+        return 0.0 < self._most_s < min(self._last_s, self._before_s)
+
     def _look(self) -> None:
         lag_s = max(self._clock.seconds() - self._due_s, 0.0)
+        self._before_s, self._last_s = self._last_s, lag_s
         # The loop keeps to its own beat and leaves out the beats that it has missed.
         self._due_s += INTERVAL_S * (lag_s // INTERVAL_S + 1)
         self._worst[-1] = max(self._worst[-1], lag_s)

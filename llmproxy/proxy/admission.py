@@ -13,7 +13,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from llmproxy.errors import Draining, GatewayError, UnsupportedEncoding
+from llmproxy.errors import Draining, GatewayError, Overloaded, UnsupportedEncoding
 from llmproxy.interfaces import (
     IAuthenticator,
     IByteBudget,
@@ -63,6 +63,7 @@ class Admission:
         budget: Bytes that all bodies together may hold.
         max_body_bytes: Largest body.
         is_draining: Whether new requests are turned away.
+        is_late: Whether the event loop has more to do than it can.
         limiter: Holds requests to rates and budgets.
         restate: Puts the operator's own words and statuses in.
     """
@@ -74,6 +75,7 @@ class Admission:
     budget: IByteBudget
     max_body_bytes: int
     is_draining: Callable[[], bool]
+    is_late: Callable[[], bool]
     limiter: ILimiter
     restate: Callable[[GatewayError], GatewayError]
 
@@ -104,6 +106,8 @@ class Admission:
     async def _admit(self, request: IClientRequest, admitted: Admitted) -> None:
         if self.is_draining():
             raise Draining
+        if request.surplus or self.is_late():
+            raise Overloaded
         self.rules.check_loop(request.raw_headers)
         admitted.principal = principal = await self._authenticate(request)
         if request.header(b"content-encoding").lower() not in (b"", b"identity"):

@@ -99,6 +99,12 @@ def test_spool(problems: Problems, text: str, expected: str) -> None:
     assert not problems(f"{START}usage: {{{text}}}\n")
 
 
+def test_a_bound_that_is_no_number(problems: Problems) -> None:
+    """It is told once."""
+    (told,) = problems(f"{START}metrics: {{latency_buckets: [5, x]}}\n")
+    assert told.startswith('x.yaml:4: metrics.latency_buckets[1]: "x" is not a whole number')
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -17,10 +17,10 @@ class Lagging:
         lag: What measures.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_s: float = 0.0) -> None:
         self.lags: list[float] = []
         self.clock = Clock()
-        self.lag = LoopLag(self.lags.append, self.clock)
+        self.lag = LoopLag(self.lags.append, self.clock, most_s)
         self.lag.startService()
 
     def take(self) -> list[float]:
@@ -50,6 +50,26 @@ def test_a_turn_that_takes_too_long(late_s: float) -> None:
     lagging.clock.advance(INTERVAL_S)
     assert lagging.take() == pytest.approx([0.0, 0.0], abs=1e-9)
     assert lagging.lag.worst_s() == pytest.approx(late_s)
+    lagging.lag.stopService()
+
+
+def test_too_late_is_late_twice() -> None:
+    """Once may be chance: what had to wait then is not to be turned away."""
+    lagging = Lagging(most_s=1.0)
+    told = []
+    for late_s in (0.0, 3.0, 0.0, 2.0, 2.0, 0.5):
+        lagging.clock.advance(INTERVAL_S + late_s)
+        told.append(lagging.lag.is_late())
+    assert told == [False, False, False, False, True, False]
+    lagging.lag.stopService()
+
+
+def test_never_too_late() -> None:
+    """0 is no limit."""
+    lagging = Lagging()
+    for _ in range(3):
+        lagging.clock.advance(1000.0)
+    assert not lagging.lag.is_late()
     lagging.lag.stopService()
 
 

@@ -58,6 +58,7 @@ class FakeRequest:
         self.client_ip = self.peer_ip = "192.0.2.1"
         self.from_trusted_proxy = False
         self.secure = False
+        self.surplus = False
         self.certificate_subject = ""
         self.started_s = 0.0
         self.repeats: dict[str, Any] = {}

@@ -37,6 +37,7 @@ class Rig:
         self.retry_budget = RetryBudget(0.2)
         self.words = ""
         self.draining = False
+        self.late = False
         rules = FieldRules(
             pseudonym=b"llmproxy-test",
             credential_names=frozenset((b"authorization", b"x-api-key")),
@@ -52,6 +53,7 @@ class Rig:
                 budget=self.budget,
                 max_body_bytes=1000,
                 is_draining=lambda: self.draining,
+                is_late=lambda: self.late,
                 limiter=self.limiter,
                 restate=lambda error: self.restate(error),
             ),

@@ -14,6 +14,7 @@ from llmproxy.errors import (
     InvalidJson,
     LoopDetected,
     ModelNotFound,
+    Overloaded,
     QuotaExceeded,
     UnsupportedEncoding,
 )
@@ -73,6 +74,18 @@ def test_draining_comes_first() -> None:
     rig.draining = True
     _, refusal = admit(rig, FakeRequest())
     assert type(refusal) is Draining
+    assert rig.authenticator.asked == []
+
+
+@pytest.mark.parametrize("why", ["late", "surplus"])
+def test_overload_comes_first(why: str) -> None:
+    """A gateway with too much to do does nothing for what it turns away."""
+    rig, request = Rig(), FakeRequest()
+    rig.late = why == "late"
+    request.surplus = why == "surplus"
+    _, refusal = admit(rig, request)
+    assert type(refusal) is Overloaded
+    assert (refusal.status, refusal.close, refusal.retry_after_s) == (503, True, 1)
     assert rig.authenticator.asked == []
 
 
