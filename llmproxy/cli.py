@@ -81,6 +81,8 @@ def summary(config: Config) -> Iterator[str]:
     yield from _limits(config.rate_limit)
     admin = config.admin
     yield f"admin API: {f'listens on {admin.listen}' if admin.enabled else 'off'}"
+    if config.opencode.enabled:
+        yield f"OpenCode: users type: opencode auth login {config.opencode.url}"
 
 
 def _sources(config: Config) -> str:

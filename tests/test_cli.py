@@ -46,6 +46,14 @@ def test_a_good_file_is_summed_up_without_secrets(tmp_path: Path) -> None:
     ]
 
 
+def test_how_users_of_opencode_log_in(tmp_path: Path) -> None:
+    """The command that they type, where it is of use."""
+    file = tmp_path / "x.yaml"
+    file.write_text(GOOD + "opencode: {enabled: true, url: 'https://gw.example'}\n")
+    lines = check(file, LLMPROXY_TEST_KEY="s3cret-2").stdout.splitlines()
+    assert lines[-1] == "  OpenCode: users type: opencode auth login https://gw.example"
+
+
 SOURCES = """\
 backends: [{name: one, url: "demo:"}]
 auth:

@@ -18,6 +18,7 @@ from typing import Final
 from zope.interface import implementer
 
 from llmproxy.interfaces import ILogSink
+from llmproxy.logs.streams import encoded
 from llmproxy.values import LogLine
 
 JOURNAL_SOCKET: Final = "/run/systemd/journal/socket"
@@ -97,7 +98,7 @@ def encode_fields(fields: Mapping[str, str]) -> bytes:
     """Encode an entry; fields without a value are left out."""
     parts: list[bytes] = []
     for name, text in fields.items():
-        value = text.encode("utf-8", "backslashreplace")
+        value = encoded(text)
         if b"\n" in value:
             parts.append(b"%s\n%s%s\n" % (name.encode(), len(value).to_bytes(8, "little"), value))
         elif value:

@@ -49,7 +49,7 @@ class RotatingFile:
 
     def write(self, lines: Sequence[LogLine]) -> None:
         """Append lines, all of them to the same file."""
-        content = encoded(lines)
+        content = encoded("".join([line.text for line in lines]))
         with self._lock:
             if self._rotates:
                 size_bytes = os.fstat(self._file).st_size

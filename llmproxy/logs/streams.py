@@ -27,13 +27,17 @@ class StreamSink:
 
     def write(self, lines: Sequence[LogLine]) -> None:
         """Write lines with one call, and flush them."""
-        self._stream.write(encoded(lines).decode("utf-8"))
+        text = "".join([line.text for line in lines])
+        try:
+            self._stream.write(text)
+        except UnicodeEncodeError:  # and nothing of it is written
+            self._stream.write(encoded(text).decode("utf-8"))
         self._stream.flush()
 
     def reopen(self) -> None:
         """Nobody can move a stream away."""
 
 
-def encoded(lines: Sequence[LogLine]) -> bytes:
-    """Give lines as UTF-8; what has no place in it is escaped, so that no line is lost for it."""
-    return "".join([line.text for line in lines]).encode("utf-8", "backslashreplace")
+def encoded(text: str) -> bytes:
+    """Give a text as UTF-8; what has no place in it is escaped, so that no line is lost for it."""
+    return text.encode("utf-8", "backslashreplace")

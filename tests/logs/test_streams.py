@@ -29,8 +29,8 @@ def test_lines_are_out_at_once() -> None:
 
 def test_what_is_no_utf_8_is_escaped() -> None:
     """A lone surrogate costs no line."""
-    assert encoded((LogLine("a\ud800b\n"), LogLine("c\n"))) == b"a\\ud800b\nc\n"
+    assert encoded("a\ud800b ✓") == "a\\ud800b ✓".encode()
     raw = BytesIO()
     stream = TextIOWrapper(raw, encoding="utf-8")
-    StreamSink(stream).write((LogLine("a\ud800b\n"),))
-    assert raw.getvalue() == b"a\\ud800b\n"
+    StreamSink(stream).write((LogLine("a\ud800b\n"), LogLine("c\n")))
+    assert raw.getvalue() == b"a\\ud800b\nc\n"
