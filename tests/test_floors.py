@@ -21,6 +21,7 @@ FLOORS: dict[str, int] = {
     "config": 0,
     "interfaces": 1,
     "timeouts": 1,
+    "rounds": 1,
     "upstream": 2,
     "balancing": 2,
     "backends": 2,
@@ -54,7 +55,7 @@ FLOORS: dict[str, int] = {
 
 SIDEWAYS = {
     # Rooms of floor 2 do not use each other, but for these edges.
-    ("health", "backends"): "checks run in the same loops and read answers with the same bounds",
+    ("health", "backends"): "checks read answers with the same bounds, and name failures alike",
 }
 
 NOT_BELOW = {

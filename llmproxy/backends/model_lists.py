@@ -23,8 +23,8 @@ from llmproxy.backends.bounded_body import read_bounded
 from llmproxy.backends.identity import own_headers
 from llmproxy.backends.models import ListedModel
 from llmproxy.backends.reasons import AskTimedOut, reason_of
-from llmproxy.backends.rounds import Rounds
 from llmproxy.errors import LLMProxyError
+from llmproxy.rounds import Rounds
 from llmproxy.values import Backend
 
 LIMIT_BYTES: Final = 1024 * 1024

@@ -26,10 +26,10 @@ from twisted.web.iweb import IResponse
 from llmproxy.backends.bounded_body import BodyTooLong, read_bounded
 from llmproxy.backends.identity import own_headers
 from llmproxy.backends.reasons import AskTimedOut, reason_of
-from llmproxy.backends.rounds import Rounds
 from llmproxy.config.model import HealthCheck
 from llmproxy.health.thresholds import HealthThresholds, Result
 from llmproxy.interfaces import IBackendActivity, IHealthSink
+from llmproxy.rounds import Rounds
 from llmproxy.values import Backend
 
 LIMIT_BYTES: Final = 64 * 1024

@@ -1,4 +1,4 @@
-"""Something that is done again and again, for one backend: a LoopingCall that does not die.
+"""Something that is done again and again: a LoopingCall that does not die.
 
 It knows when rounds begin and how they are ended, and nothing of what is done in them.
 """

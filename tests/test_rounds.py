@@ -1,4 +1,4 @@
-"""Tests of `llmproxy.backends.rounds`."""
+"""Tests of `llmproxy.rounds`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import TestCase
 
-from llmproxy.backends.rounds import Rounds
+from llmproxy.rounds import Rounds
 
 
 class RoundsTests(TestCase):
