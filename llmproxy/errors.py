@@ -90,6 +90,10 @@ class ReceiverGone(LLMProxyError):
     """A receiver wants nothing more, now or later."""
 
 
+class ResendRefused(LLMProxyError):
+    """A reporter is not sent anything again now; the message says why."""
+
+
 class RelayBroken(LLMProxyError):
     """The answer broke off after its head was accepted; there is no retry from here.
 

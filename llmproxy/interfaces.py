@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         ModelCard,
         ModelRoute,
         Principal,
+        ReceiverStatus,
         RecordFilter,
         SessionFilter,
         SessionTotal,
@@ -650,4 +651,55 @@ class ISpoolControl(IDeadLetters):
             A Deferred of how many events those are, once it is certain that they will be given. It
             fails with `KeyError` when there is no such reporter, with `StoreUnavailable` when the
             spool cannot be read. Cancelling it leaves it open whether they are given.
+        """
+
+
+class IMetering(Interface):
+    """The spool and its reporters, for administrators and metrics."""
+
+    def spool_status() -> SpoolStatus:
+        """Say how it goes with the spool."""
+
+    def receiver_statuses() -> Sequence[ReceiverStatus]:
+        """Say how it goes with each reporter, in the order of the configuration."""
+
+
+class IResending(Interface):
+    """What an administrator may have sent again."""
+
+    def replay(name: str, since_s: float | None, until_s: float | None) -> None:
+        """Send a reporter once more what it has and the spool still holds, as new deliveries.
+
+        It goes on aside, beside what is new; a stop of the daemon ends it.
+
+        Args:
+            name: The reporter.
+            since_s: Only what was written then or later, seconds since the epoch; None: all.
+            until_s: Only what was written before; None: all.
+
+        Raises:
+            KeyError: There is none of that name.
+            ResendRefused: It is disabled, or is being sent something again already.
+        """
+
+    def dead_letters(name: str, limit: int) -> Deferred[Sequence[DeadLetter]]:
+        """List a reporter's dead letters, oldest first.
+
+        Args:
+            name: The reporter.
+            limit: How many, at most.
+
+        Returns:
+            A Deferred of them. It fails with `KeyError` when there is no such reporter, with
+            `OSError` when they cannot be read. Cancelling it stops the waiting alone.
+        """
+
+    def resend_dead_letters(name: str) -> None:
+        """Send a reporter its dead letters, as new deliveries; those that it takes are deleted.
+
+        Raises:
+            KeyError: There is none of that name.
+            ResendRefused: It is disabled, or is being sent something again already, by another
+                process perhaps.
+            OSError: They cannot be read.
         """

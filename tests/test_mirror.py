@@ -6,7 +6,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-NO_LOGIC = frozenset(("interfaces.py", "values.py", "entitlements.py", "key_records.py"))
+NO_LOGIC = frozenset(
+    ("interfaces.py", "values.py", "entitlements.py", "key_records.py", "usage/sources.py")
+)
 """Declarations only: what they say is tested where it is used."""
 
 WHOLE = frozenset(("end_to_end", "gateway", "benchmarks", "fuzz"))

@@ -7,7 +7,7 @@ from typing import Literal
 
 import attrs
 
-from llmproxy.config.setting import Duration, GiB, Secret, Size, setting
+from llmproxy.config.setting import Duration, GiB, MiB, Secret, Size, setting
 
 
 @attrs.frozen(kw_only=True)
@@ -83,7 +83,9 @@ class Usage:
         "./data/spool",
     )
     spool_max_size: Size = setting(
-        "of the spool; over it delivered records go first, then new ones are lost", Size(GiB)
+        "of the spool; over it delivered records go first, then new ones are lost",
+        Size(GiB),
+        minimum=16 * MiB,
     )
     spool_retention: Duration = setting(
         "how long delivered records can be sent again", Duration(86400.0)

@@ -1,0 +1,86 @@
+"""Which of the spool's files are deleted, and when: delivered ones after a time, or for room.
+
+It knows nothing of what stands in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.logger import Logger
+
+from llmproxy.usage.slot import Slot
+
+
+class Retention:
+    """Keeps one part of the spool to its size and its time.
+
+    What a reporter has not read is kept, whatever its age. When there is no room, the oldest
+    delivered files go first, then what only those have not read who are given up: reporters that
+    want nothing more, and replays.
+
+    Args:
+        slot: The part of the spool.
+        max_bytes: How large it may be.
+        keep_s: How long delivered files are kept.
+        now: Seconds since the epoch.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, slot: Slot, *, max_bytes: int, keep_s: float, now: Callable[[], float]
+    ) -> None:
+        self._slot = slot
+        self._max_bytes = max_bytes
+        self._keep_s = keep_s
+        self._now = now
+        self._is_failing = False
+
+    def has_room(self, size_bytes: int) -> bool:
+        """Say whether so much more may be written; make room if it can be made."""
+        if self._slot.segments.total_bytes + size_bytes > self._max_bytes:
+            self.trim(size_bytes)
+        return self._slot.segments.total_bytes + size_bytes <= self._max_bytes
+
+    def trim(self, wanted_bytes: int = 0) -> None:
+        """Delete what need not be kept; log when that fails.
+
+        Args:
+            wanted_bytes: How much room there should be.
+        """
+        segments = self._slot.segments
+        try:
+            while self._is_old() and self._is_read(everybody=True):
+                self._remove()
+            while segments.total_bytes + wanted_bytes > self._max_bytes and (
+                self._is_read(everybody=True) or self._is_read(everybody=False)
+            ):
+                self._remove()
+        except OSError as error:
+            if not self._is_failing:
+                self._log.error("the spool cannot be tidied: {error}", error=error)
+            self._is_failing = True
+        else:
+            self._is_failing = False
+
+    def _is_old(self) -> bool:
+        oldest = next(iter(self._slot.segments), None)
+        return oldest is not None and self._now() - oldest.written_s > self._keep_s
+
+    def _is_read(self, *, everybody: bool) -> bool:
+        """Say whether the oldest file may go: it is not the last, and it has been read."""
+        segments = self._slot.segments
+        if len(segments) < 2:
+            return False
+        second = list(segments)[1].first
+        return all(
+            pin.position.segment >= second
+            for pin in self._slot.pins
+            if everybody or not pin.is_given_up
+        )
+
+    def _remove(self) -> None:
+        self._slot.segments.remove_oldest()
+        for pin in self._slot.pins:
+            pin.skip_to(self._slot.segments.start)
