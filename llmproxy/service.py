@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from random import SystemRandom
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -62,6 +62,9 @@ from llmproxy.wire.fields import FieldRules
 from llmproxy.wire.forwarded import TrustedProxies
 from llmproxy.wire.retry_budget import RetryBudget
 
+if TYPE_CHECKING:
+    from llmproxy.metering import Metering
+
 ADMIN_CONNECTIONS = 256
 """Open connections of administrators, and as many of those who read metrics; more are closed."""
 
@@ -88,6 +91,7 @@ class Gateway(MultiService):
         data_path: Its exchanges.
         lifecycle: Its end.
         logs: Where its logs go.
+        metering: The spool and who receives usage; None when nobody does.
     """
 
     _log = Logger()
@@ -183,9 +187,24 @@ class Gateway(MultiService):
             self.rights = rights = Rights(config, reactor, running)
         reporters.append(rights.totals)
         alerts: list[IAlerts] = []
+
+        # Who receives usage.
+        self.metering: Metering | None = None
+        if config.usage.enabled and config.usage.reporters:
+            # Only who uses it has it in memory.
+            from llmproxy.metering import Metering
+
+            with _blaming("usage"):
+                self.metering = Metering(config.usage, reactor)
+            self.metering.setServiceParent(self)
+            reporters.append(self.metering.spool)
+            alerts.append(self.metering.spool)
+
+        # What is watched.
         self.observation = observation = Observation(config, reactor, running, alerts)
         observation.setServiceParent(self)
         reporters.extend(observation.reporters)
+
         budget = ByteBudget(server.max_inflight_bytes)
         admission = Admission(
             authenticator=rights.authenticator,

@@ -47,6 +47,7 @@ FLOORS: dict[str, int] = {
     "rights": 5,
     "observation": 5,
     "storage": 5,
+    "metering": 5,
     "lifecycle": 5,
     "tap": 5,
     "cli": 5,

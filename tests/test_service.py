@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import attrs
 import pytest
 from twisted.application.service import Application, IServiceCollection
 from twisted.internet.address import IPv4Address
@@ -83,16 +84,49 @@ def test_the_shipped_file(reactor: MemoryReactorClock, made: list[Gateway]) -> N
     assert not gateway.lifecycle.is_draining()
 
 
-def test_the_reference_file(reactor: MemoryReactorClock) -> None:
+def test_the_reference_file(
+    reactor: MemoryReactorClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every key at once."""
-    gateway = Gateway(load_config(str(ETC / "llmproxy.reference.yaml"), {}), reactor, cannot_start)
+    monkeypatch.chdir(tmp_path)  # the spool is made there
+    config = load_config(str(ETC / "llmproxy.reference.yaml"), {})
+    reporters = tuple(one for one in config.usage.reporters if one.type in ("webhook", "log"))
+    config = attrs.evolve(config, usage=attrs.evolve(config.usage, reporters=reporters))
+    gateway = Gateway(config, reactor, cannot_start)
     assert part_names(gateway) == [
         "ModelLists",
         "HealthChecker",
+        "Metering",
         "Observation",
         "Listeners",
     ]
+    assert os.listdir("data/spool/0")
     assert [one.name for one in gateway.directory.statuses()] == ["vllm-1"]
+
+
+@pytest.mark.parametrize(
+    "usage", ["{}", "{enabled: false, reporters: [{name: l, type: log}]}", "{reporters: []}"]
+)
+def test_usage_that_nobody_receives(
+    reactor: MemoryReactorClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usage: str
+) -> None:
+    """There is no spool, and no directory of it."""
+    monkeypatch.chdir(tmp_path)
+    gateway = Gateway(configured(MINIMAL + f"usage: {usage}\n"), reactor, cannot_start)
+    assert gateway.metering is None
+    assert "Metering" not in part_names(gateway)
+    assert os.listdir() == []
+
+
+def test_usage_that_somebody_receives(
+    reactor: MemoryReactorClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every exchange is reported to the spool."""
+    monkeypatch.chdir(tmp_path)
+    config = configured(MINIMAL + "usage: {reporters: [{name: l, type: log}]}\n")
+    gateway = Gateway(config, reactor, cannot_start)
+    assert gateway.metering is not None
+    assert gateway.metering.spool in gateway.data_path.reporters
 
 
 def test_checks_can_be_left_out(reactor: MemoryReactorClock) -> None:
@@ -260,6 +294,7 @@ def test_the_proxy_protocol(reactor: MemoryReactorClock) -> None:
         ),
         (MINIMAL + "logging: {access: {output: file, path: /dev/full/x}}", "logging.access.path"),
         (MINIMAL + "log: {output: file, file: {path: /dev/full/x}}", "log.file.path"),
+        (MINIMAL + "usage: {spool_dir: /dev/full/x, reporters: [{name: l, type: log}]}", "usage"),
     ],
 )
 def test_files_that_cannot_be_used(
