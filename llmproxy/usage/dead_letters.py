@@ -19,6 +19,7 @@ from llmproxy.usage.sources import Pending
 from llmproxy.values import DeadLetter
 
 _DEAD: Final = ".dead"
+_DIGITS: Final = 16
 
 
 class DeadLetters:
@@ -74,7 +75,8 @@ class DeadLetters:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Sorts behind what an interrupted resending left.
-            rename(self.path(reporter), f"{self.path(reporter)}.{int(now() * 1000):016d}")
+            claimed = f"{self.path(reporter)}.{int(now() * 1000):0{_DIGITS}d}"
+            rename(self.path(reporter), claimed)
         except BlockingIOError:
             os.close(lock)
             raise ResendRefused("its dead letters are being sent already") from None
@@ -84,7 +86,7 @@ class DeadLetters:
         return Resending(self._claimed(reporter), lock, new_id=self._new_id, now=now)
 
     def _claimed(self, reporter: str) -> Sequence[str]:
-        return sorted(glob(escape(self.path(reporter)) + ".*"))
+        return sorted(glob(f"{escape(self.path(reporter))}.{'[0-9]' * _DIGITS}"))
 
 
 class Resending:
@@ -134,7 +136,7 @@ class Resending:
                 self._close_file()
                 path = self._paths.pop(0)
                 if self._damaged:
-                    os.rename(path, path.replace(_DEAD, ".damaged"))
+                    os.rename(path, f"{path}.damaged")
                     self._damaged = 0
                 else:
                     os.unlink(path)

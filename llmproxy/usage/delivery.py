@@ -111,9 +111,9 @@ class Delivery(Service):
 
     async def _stop(self) -> None:
         self._is_ending = True
-        if self._pause is not None:
-            self._pause.cancel()
         if self._ended is None:
+            if self._pause is not None:
+                self._pause.callback(None)
             last = Deferred.fromCoroutine(self._run())
             last.addTimeout(FLUSH_S, self._clock)
             await last.addErrback(self._not_flushed)
@@ -157,12 +157,13 @@ class Delivery(Service):
                 async with receiver.one_at_a_time:
                     if receiver.is_gone:
                         return False
-                    await receiver.sink.deliver(pending.batch)
+                    try:
+                        await receiver.sink.deliver(pending.batch)
+                    except ReceiverGone as error:  # whoever waits for the lock is to know
+                        receiver.gone(str(error))
+                        return False
             except CancelledError:
                 raise
-            except ReceiverGone as error:
-                receiver.gone(str(error))
-                return False
             except DeliveryFailed as error:
                 reason, retry_after_s = str(error), error.retry_after_s or 0.0
             except Exception as error:  # noqa: BLE001 - it stays in the spool, whatever it is
@@ -210,11 +211,12 @@ class Delivery(Service):
         wait_s = max(
             self._random.uniform(0, limit_s), min(retry_after_s, self._policy.max_backoff_s)
         )
-        self._pause = deferLater(self._clock, wait_s, lambda: None)
+        pause: Deferred[None] = Deferred()
+        self._pause = pause
+        timer = self._clock.callLater(wait_s, pause.callback, None)
         try:
-            await self._pause
-        except CancelledError:
-            if not self._is_ending:
-                raise
+            await pause
         finally:
             self._pause = None
+            if timer.active():
+                timer.cancel()

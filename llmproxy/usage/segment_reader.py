@@ -19,7 +19,7 @@ from llmproxy.wire.spool_line import SpoolLine, decode_line, next_start
 BATCH_BYTES: Final = 1 << 20
 """How long all events of a batch may be; the first may be longer."""
 
-SCAN_BYTES: Final = 4 << 20
+SCAN_BYTES: Final = 1 << 20
 """How much is looked at in one go."""
 
 LINE_BYTES: Final = 4 << 20

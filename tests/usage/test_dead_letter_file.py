@@ -10,6 +10,7 @@ import pytest
 
 from llmproxy.usage.dead_letter_file import append, encode_letter, read_letters, rename
 from llmproxy.values import Batch, DeadLetter
+from llmproxy.wire.spool_line import encode_line
 from tests.usage.rig import START_S
 
 
@@ -48,6 +49,8 @@ def test_damage_costs_its_letter_only(tmp_path: Path) -> None:
         broken = lines[1][:place] + b"~" + lines[1][place + 1 :]
         path.write_bytes(lines[0] + broken + lines[2])
         assert read(path) == ([letter("1"), letter("3")], [str(path)])
+    path.write_bytes(lines[0] + encode_line("dead", 0.0, b'{"id":5}') + lines[2])
+    assert read(path) == ([letter("1"), letter("3")], [str(path)])
     path.write_bytes(lines[0] + lines[1][:20])
     assert read(path) == ([letter("1")], [str(path)])
 

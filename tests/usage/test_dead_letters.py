@@ -124,6 +124,36 @@ def test_damaged_letters(letters: DeadLetters, tmp_path: Path) -> None:
     source.close()
     logged.stop()
     assert len(logged.lines) == 1
-    (kept,) = (tmp_path / "dead").glob("*.damaged.*")
+    (kept,) = (tmp_path / "dead").glob("*.damaged")
     assert b"garbage" in kept.read_bytes()
     assert oldest(letters) == []
+
+
+def test_names_that_look_alike(letters: DeadLetters) -> None:
+    """Each reporter's letters are its own, whatever its name."""
+    add(letters, "x", reporter="billing.dead.1")
+    add(letters, "1")
+    source = letters.claim("billing", now)
+    assert send(source) == ["new_1"]
+    source.close()
+    other = letters.claim("billing.dead.1", now)
+    assert len(send(other)) == 1
+    other.close()
+
+
+def test_files_that_cannot_be_claimed(
+    letters: DeadLetters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails, and they can be claimed later."""
+    add(letters, "1")
+
+    def refuse(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", refuse)
+        with pytest.raises(OSError, match="Input/output"):
+            letters.claim("billing", now)
+    source = letters.claim("billing", now)
+    assert send(source) == ["new_1"]
+    source.close()

@@ -176,6 +176,27 @@ def test_a_receiver_that_is_gone(tmp_path: Path) -> None:
     again.stop()
 
 
+def test_gone_while_another_part_waits_its_turn(tmp_path: Path) -> None:
+    """Deliveries from several parts of the spool share what the receiver said."""
+    world = started(tmp_path)
+    world.sink.holds = True
+    report(world, 100)
+    world.pump(1)
+    other = World(tmp_path, world.sink, clock=world.clock)
+    report(other, 100)
+    second = world.make_delivery(world.receiver, other.cursor)
+    second.startService()
+    world.pump(1)
+    assert len(world.sink.tries) == 1
+    assert second.state == "delivering"
+    world.sink.held.pop().errback(ReceiverGone("it answered 410"))
+    world.pump(10)
+    assert len(world.sink.tries) == 1
+    assert other.cursor.backlog_records == 100
+    second.stopService()
+    world.stop()
+
+
 def test_a_delivery_that_is_hopeless(tmp_path: Path) -> None:
     """After so long it is a dead letter; those behind it have their own time."""
     world = started(tmp_path, policy=attrs.evolve(POLICY, give_up_after_s=600.0))
