@@ -93,9 +93,8 @@ def guide(tmp_path: Path) -> Iterator[Guide]:
     guide.stop()
 
 
-@pytest.fixture
-def daemon(tmp_path: Path, guide: Guide) -> Iterator[Daemon]:
-    """Give a daemon that reports to it, not started either."""
+def daemon_in(folder: Path, spool_dir: Path, guide: Guide) -> Daemon:
+    """Make a daemon that reports to the receiver."""
     reporter = {
         "name": "billing",
         "type": "webhook",
@@ -108,14 +107,20 @@ def daemon(tmp_path: Path, guide: Guide) -> Iterator[Daemon]:
             "max_backoff": "200ms",
         },
     }
-    daemon = Daemon(
-        tmp_path,
+    return Daemon(
+        folder,
         gateway_config(
             free_port(),
             [{"name": "demo", "url": "demo:"}],
-            usage={"reporters": [reporter], "spool_dir": str(tmp_path / "spool")},
+            usage={"reporters": [reporter], "spool_dir": str(spool_dir)},
         ),
     )
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, guide: Guide) -> Iterator[Daemon]:
+    """Give a daemon that reports to it, not started either."""
+    daemon = daemon_in(tmp_path, tmp_path / "spool", guide)
     yield daemon
     if daemon.process is not None:
         daemon.stop()
@@ -178,3 +183,19 @@ def test_what_the_receiver_refuses(guide: Guide, daemon: Daemon) -> None:
     guide.start()
     until(lambda: len(guide.records()) == 1, "the record does not come")
     daemon.wait_for_log("reporter billing takes records again", TIMEOUT_S)
+
+
+def test_two_daemons_on_one_spool(tmp_path: Path, guide: Guide, daemon: Daemon) -> None:
+    """One of them is killed and stays away: the other delivers what it left behind."""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    daemon.start()
+    with daemon_in(folder, tmp_path / "spool", guide) as other:
+        asked = [ask(one) for one in (daemon, other) for _ in range(6)]
+        until(lambda: spooled(tmp_path) == 12, "records are not on the disk")
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGKILL)
+        daemon.process.wait()
+        guide.start()
+        until(lambda: len(guide.records()) == 12, "not everything comes")
+    assert sorted(one["request_id"] for one in guide.records()) == sorted(asked)
