@@ -608,52 +608,6 @@ class IUsageSink(Interface):
         """
 
 
-class IDeadLetters(Interface):
-    """The batches that reporters did not take and that were given up."""
-
-    def dead_letters(reporter: str) -> Deferred[Sequence[DeadLetter]]:
-        """List those of a reporter, the oldest first.
-
-        Returns:
-            A Deferred of them. It fails with `KeyError` when there is no such reporter, with
-            `StoreUnavailable` when they cannot be read. Cancelling it leaves them unread.
-        """
-
-    def redeliver(reporter: str) -> Deferred[int]:
-        """Have all of a reporter's delivered, after what it is being given now.
-
-        Each keeps its id, and becomes a dead letter again when it is given up again.
-
-        Returns:
-            A Deferred of how many there were, once it is certain that they will be tried. It fails
-            as `dead_letters`. Cancelling it leaves it open how many of them are tried.
-        """
-
-
-class ISpoolControl(IDeadLetters):
-    """What an administrator may see of the spool and its reporters, and do with them."""
-
-    def status() -> SpoolStatus:
-        """Say how they stand now; blocks for no longer than a glance at memory does."""
-
-    def replay(reporter: str, since_s: float, until_s: float) -> Deferred[int]:
-        """Have a reporter given again what it was given before, after its backlog.
-
-        Only what the spool still keeps can be given again. Receivers know events that they have by
-        their ids.
-
-        Args:
-            reporter: Its name.
-            since_s: From events that were spooled then or later, seconds since the epoch.
-            until_s: Up to those that were spooled before then.
-
-        Returns:
-            A Deferred of how many events those are, once it is certain that they will be given. It
-            fails with `KeyError` when there is no such reporter, with `StoreUnavailable` when the
-            spool cannot be read. Cancelling it leaves it open whether they are given.
-        """
-
-
 class IMetering(Interface):
     """The spool and its reporters, for administrators and metrics."""
 

@@ -22,12 +22,13 @@ from llmproxy.backends.bounded_body import read_bounded
 from llmproxy.backends.reasons import reason_of
 from llmproxy.config.checks_usage import webhook_key
 from llmproxy.config.model_usage import Reporter, Usage
-from llmproxy.interfaces import IMetering, IUsageSink
+from llmproxy.interfaces import IDatabase, IMetering, IRecordStore, IUsageSink
 from llmproxy.usage.adoption import Adoption
 from llmproxy.usage.dead_letters import DeadLetters
 from llmproxy.usage.delivery import Delivery
 from llmproxy.usage.log_sink import LogSink
 from llmproxy.usage.receiver import DeliveryPolicy, Receiver
+from llmproxy.usage.record_sinks import make_record_sink
 from llmproxy.usage.resends import Resends
 from llmproxy.usage.retention import Retention
 from llmproxy.usage.slot import Slot, take_slot
@@ -46,10 +47,6 @@ GIVE_UP_AFTER_S: Final = 259200.0
 _DEAD_LETTERS: Final = "dead-letters"
 
 
-class NoSink(ValueError):
-    """A reporter's type has nobody who makes its sink."""
-
-
 @implementer(IMetering)
 class Metering(MultiService):
     """The spool and its reporters.
@@ -60,7 +57,8 @@ class Metering(MultiService):
     Args:
         settings: The section ``usage``, with at least one reporter.
         reactor: The reactor.
-        sinks: Makes the sinks of further types of reporters, by type.
+        records: The gateway's own store of records; there is one for a ``builtin`` reporter.
+        databases: By the names of ``storage.databases``; those that reporters name are there.
 
     Attributes:
         spool: Takes records and alerts.
@@ -69,7 +67,6 @@ class Metering(MultiService):
 
     Raises:
         OSError: The spool's directory cannot be used.
-        ValueError: A reporter cannot be made.
     """
 
     def __init__(
@@ -77,19 +74,20 @@ class Metering(MultiService):
         settings: Usage,
         reactor: Any,
         *,
-        sinks: Mapping[str, Callable[[Reporter], IUsageSink]] | None = None,
+        records: IRecordStore | None,
+        databases: Mapping[str, IDatabase],
     ) -> None:
         super().__init__()
         self._settings = settings
         self._reactor = reactor
         self._random = SystemRandom()
-        makers: Mapping[str, Callable[[Reporter], IUsageSink]] = {
-            "webhook": self._make_webhook,
-            "log": lambda _: LogSink(),
-            **(sinks or {}),
-        }
         self.receivers = [
-            Receiver(one.name, one.type, _made(makers, one), _policy(one))
+            Receiver(
+                one.name,
+                one.type,
+                make_record_sink(one, records, databases) or self._make_sink(one),
+                _policy(one),
+            )
             for one in settings.reporters
         ]
         by_name = {receiver.name: receiver for receiver in self.receivers}
@@ -212,7 +210,10 @@ class Metering(MultiService):
             ended=ended,
         )
 
-    def _make_webhook(self, reporter: Reporter) -> IUsageSink:
+    def _make_sink(self, reporter: Reporter) -> IUsageSink:
+        """Make the sink of a reporter that keeps no records."""
+        if reporter.type == "log":
+            return LogSink()
         settings = reporter.webhook
         secrets = [one for one in (settings.secret, settings.previous_secret) if one]
         return WebhookSink(
@@ -229,12 +230,6 @@ class Metering(MultiService):
             clock=self._reactor,
             now=time.time,
         )
-
-
-def _made(makers: Mapping[str, Callable[[Reporter], IUsageSink]], reporter: Reporter) -> IUsageSink:
-    if reporter.type not in makers:
-        raise NoSink(f"{reporter.name}: nothing here delivers to reporters of type {reporter.type}")
-    return makers[reporter.type](reporter)
 
 
 def _policy(reporter: Reporter) -> DeliveryPolicy:

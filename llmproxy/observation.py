@@ -9,7 +9,7 @@ import platform
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from hashlib import sha256
 from os import environ
 from typing import TYPE_CHECKING, Any, Final, get_args
@@ -23,7 +23,7 @@ from llmproxy import __version__
 from llmproxy.config.model import Config
 from llmproxy.config.shown import shown
 from llmproxy.errors import GatewayError
-from llmproxy.interfaces import IAlerts, IBackendStatuses, IReporter
+from llmproxy.interfaces import IAlerts, IBackendStatuses, IMetering, IReporter
 from llmproxy.limits.memory_limiter import MemoryLimiter
 from llmproxy.metrics import catalogue
 from llmproxy.metrics.loop_lag import LoopLag
@@ -35,8 +35,9 @@ from llmproxy.resources.metrics import MetricsResource
 from llmproxy.resources.records import PROBED_PATHS
 from llmproxy.rights import Rights
 from llmproxy.site import EdgeSite
+from llmproxy.tls.certificates import Certificates
 from llmproxy.upstream.pool import ConnectionPool
-from llmproxy.values import AlertKind
+from llmproxy.values import AlertKind, ReporterType
 
 if TYPE_CHECKING:
     from llmproxy.metrics.recorder import Recorder
@@ -53,6 +54,18 @@ PHASES: Final = ("admitting", "attempting", "relaying")
 """Those of an exchange that has not concluded."""
 
 ALERT_KINDS: Final[tuple[AlertKind, ...]] = get_args(AlertKind)
+
+
+_BREAKERS: Final = {"closed": 0, "half_open": 1, "open": 2}
+
+_OF_REPORTERS: Final = (
+    (catalogue.SPOOL_BACKLOG, "backlog_records", get_args(ReporterType)),
+    (catalogue.SPOOL_AGE, "oldest_s", get_args(ReporterType)),
+    (catalogue.DEAD_LETTERS, "dead_letters", get_args(ReporterType)),
+    (catalogue.WEBHOOK_SUCCESS, "delivered_batches", ("webhook",)),
+    (catalogue.WEBHOOK_FAILURE, "failed_tries", ("webhook",)),
+)
+"""Which figure of a reporter's status is which metric, for which types of reporters."""
 
 
 class Observation(MultiService):
@@ -187,18 +200,39 @@ class Observation(MultiService):
         metrics.watch(catalogue.BODY_BYTES, lambda: budget.taken_bytes)
         metrics.watch(catalogue.DRAINING, is_draining)
 
+    def watch_certificates(self, certificates: Certificates) -> None:
+        """Watch when certificates end.
+
+        Args:
+            certificates: Those that clients are shown.
+        """
+        if self.metrics is not None:
+            self.metrics.watch_each(
+                catalogue.CERTIFICATE_EXPIRY,
+                lambda: [((one.cert_file,), one.not_after_s) for one in certificates.certificates],
+            )
+
     def watch_backends(
-        self, directory: IBackendStatuses, pools: Callable[[], Mapping[str, ConnectionPool]]
+        self,
+        directory: IBackendStatuses,
+        pools: Callable[[], Mapping[str, ConnectionPool]],
+        waiting: Callable[[], int],
     ) -> None:
         """Watch the backends.
 
         Args:
             directory: Their states.
             pools: Gives their connections, by their names.
+            waiting: Says how many requests wait for room at one.
         """
         metrics = self.metrics
         if metrics is None:
             return
+        metrics.watch(catalogue.QUEUE_WAITING, waiting)
+        metrics.watch_each(
+            catalogue.BREAKER_STATE,
+            lambda: [((one.name,), _BREAKERS[one.breaker]) for one in directory.statuses()],
+        )
         metrics.watch_each(
             catalogue.BACKEND_UP,
             lambda: [((one.name,), one.state == "up") for one in directory.statuses()],
@@ -226,6 +260,30 @@ class Observation(MultiService):
                 yield (name, "busy"), all_of_them - idle
 
         metrics.watch_each(catalogue.BACKEND_CONNECTIONS, connections)
+
+    def watch_metering(self, metering: IMetering) -> None:
+        """Watch the spool and the reporters.
+
+        Args:
+            metering: Knows how it goes with them.
+        """
+        metrics = self.metrics
+        if metrics is None:
+            return
+        spool, reporters = metering.spool_status, metering.receiver_statuses
+        metrics.watch(catalogue.SPOOL_BYTES, lambda: spool().size_bytes)
+        metrics.watch(catalogue.SPOOL_LOST, lambda: spool().lost_records)
+        metrics.watch(catalogue.SPOOL_DAMAGED, lambda: spool().damaged_records)
+        for metric, field, types in _OF_REPORTERS:
+
+            def figures(
+                field: str = field, types: Collection[str] = types
+            ) -> Iterable[tuple[tuple[str, ...], float]]:
+                return [
+                    ((one.name,), getattr(one, field)) for one in reporters() if one.type in types
+                ]
+
+            metrics.watch_each(metric, figures)
 
     def watch_rights(self, rights: Rights) -> None:
         """Watch limits and stores.

@@ -195,7 +195,12 @@ class Gateway(MultiService):
             from llmproxy.metering import Metering
 
             with _blaming("usage"):
-                self.metering = Metering(config.usage, reactor)
+                self.metering = Metering(
+                    config.usage,
+                    reactor,
+                    records=rights.storage.records,
+                    databases=rights.storage.databases,
+                )
             self.metering.setServiceParent(self)
             reporters.append(self.metering.spool)
             alerts.append(self.metering.spool)
@@ -349,6 +354,8 @@ class Gateway(MultiService):
                     new_key=lambda: new_key(os.urandom),
                     limiter=rights.limiter,
                     usage=rights.totals,
+                    metering=self.metering,
+                    resending=None if self.metering is None else self.metering.resends,
                     records=rights.storage.records,
                     identities=tuple(identities),
                     statuses=self.directory,
@@ -379,9 +386,15 @@ class Gateway(MultiService):
         )
         observation.watch_edge(self.site, budget, self.lifecycle.is_draining)
         observation.watch_backends(
-            self.directory, lambda: {name: one.pool for name, one in clients.items()}
+            self.directory,
+            pools=lambda: {name: one.pool for name, one in clients.items()},
+            waiting=lambda: self.directory.waiting,
         )
         observation.watch_rights(rights)
+        if self.metering is not None:
+            observation.watch_metering(self.metering)
+        if self.certificates is not None:
+            observation.watch_certificates(self.certificates)
 
     def __repr__(self) -> str:
         return f"<Gateway {self.listeners!r} {self.directory!r} {self.lifecycle!r}>"

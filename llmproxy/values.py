@@ -467,6 +467,13 @@ class Batch:
     events: tuple[bytes, ...] = attrs.field(repr=False)
 
 
+ReporterType = Literal["builtin", "webhook", "database", "log"]
+"""The kinds of receivers of usage."""
+
+ReporterState = Literal["idle", "delivering", "waiting", "disabled"]
+"""How it goes with a reporter, as `ReceiverStatus` tells."""
+
+
 @attrs.frozen(kw_only=True)
 class ReceiverStatus:
     """How it goes with one reporter; counts are since the start of the process.
@@ -490,8 +497,8 @@ class ReceiverStatus:
     """
 
     name: str
-    type: str
-    state: Literal["idle", "delivering", "waiting", "disabled"]
+    type: ReporterType
+    state: ReporterState
     backlog_records: int = 0
     backlog_bytes: int = 0
     oldest_s: float = 0.0
@@ -569,73 +576,3 @@ class BackendStatus:
     times_opened: int = 0
     share_percent: int = 100
     latency_ms: int | None = None
-
-
-ReporterState = Literal["idle", "delivering", "waiting", "disabled"]
-"""Nothing to deliver; at it; until the next try after a failure; told to deliver nothing more."""
-
-
-@attrs.frozen(kw_only=True)
-class ReporterStatus:
-    """How one reporter stands.
-
-    Attributes:
-        name: Its name.
-        type: As the configuration has it.
-        backlog_records: Events in the spool that it has not been given yet.
-        backlog_bytes: Their size.
-        oldest_s: How old the oldest of them is, in seconds; 0: there is none.
-        delivered: Events that it took, since the daemon's start.
-        failed: Tries of deliveries that failed, since the daemon's start.
-        dead_letters: Batches that were given up.
-        last_error: Why the last try failed; empty when it did not.
-    """
-
-    name: str
-    type: Literal["builtin", "webhook", "database", "log"]
-    state: ReporterState
-    backlog_records: int = 0
-    backlog_bytes: int = 0
-    oldest_s: float = 0.0
-    delivered: int = 0
-    failed: int = 0
-    dead_letters: int = 0
-    last_error: str = ""
-
-
-@attrs.frozen(kw_only=True)
-class SpoolStatus:
-    """How the spool stands, and each of its reporters.
-
-    Attributes:
-        size_bytes: What it holds, delivered events that are still kept among them.
-        lost: Events that it could not keep, since the daemon's start.
-        damaged: Events that could not be read back, since the daemon's start.
-        reporters: In the order of the configuration.
-    """
-
-    size_bytes: int = 0
-    lost: int = 0
-    damaged: int = 0
-    reporters: tuple[ReporterStatus, ...] = ()
-
-
-@attrs.frozen(kw_only=True)
-class DeadLetter:
-    """A batch that was given up.
-
-    Attributes:
-        id: The batch's.
-        kind: What its events are.
-        events: How many.
-        size_bytes: Their size.
-        given_up_s: When, seconds since the epoch.
-        error: Why its last try failed.
-    """
-
-    id: str
-    kind: EventKind
-    events: int
-    size_bytes: int
-    given_up_s: float
-    error: str

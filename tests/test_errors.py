@@ -60,6 +60,10 @@ TABLE = {
     "ConnectionDied": (502, "upstream_error", "connection_lost"),
     "BadResponse": (502, "upstream_error", "bad_response"),
     "NoBackend": (503, "overloaded_error", "no_backend"),
+    "BackendsFull": (503, "overloaded_error", "queue_full"),
+    "QueueFull": (503, "overloaded_error", "queue_full"),
+    "QueueTimeout": (503, "overloaded_error", "queue_timeout"),
+    "Overloaded": (503, "overloaded_error", "overloaded"),
     "MemoryBudgetSpent": (503, "overloaded_error", "queue_full"),
     "AuthUnavailable": (503, "overloaded_error", "auth_unavailable"),
     "LimitsUnavailable": (503, "overloaded_error", "limits_unavailable"),
@@ -83,6 +87,7 @@ CLOSING = {
     "VersionNotSupported",
     "MemoryBudgetSpent",
     "Draining",
+    "Overloaded",
 }
 """Where the client's connection cannot go on, or had better not."""
 

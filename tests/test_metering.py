@@ -6,19 +6,17 @@ import json
 import os
 from base64 import b64encode
 from pathlib import Path
-from typing import Any
 
 import pytest
 from standardwebhooks.webhooks import Webhook
-from twisted.internet.testing import MemoryReactorClock
 from twisted.web.server import Site
 
 from llmproxy.config.load import parse_config
-from llmproxy.config.model_usage import Reporter, Usage
-from llmproxy.errors import DeliveryFailed
-from llmproxy.metering import Metering, NoSink
+from llmproxy.config.model_usage import Usage
+from llmproxy.metering import Metering
+from tests.resources.admin.fakes import FakeRecords
 from tests.stores.reactor_case import ReactorTestCase, reactor
-from tests.usage.rig import FakeSink, alert, ids_of, record
+from tests.usage.rig import alert, record
 from tests.usage.test_webhook_sink import Receiver
 
 SECRETS = ["whsec_" + b64encode(letter * 24).decode() for letter in (b"n", b"o")]
@@ -30,12 +28,15 @@ def usage(folder: Path, *reporters: str, more: str = "") -> Usage:
 backends: [{{name: a, url: "http://127.0.0.1:1"}}]
 auth: {{enabled: false}}
 storage: {{databases: [{{name: d, driver: sqlite, path: "{folder}/d.db"}}]}}
+admin: {{db_path: "{folder}/own.db"}}
 usage:
   spool_dir: {folder}/spool
   {more}
   reporters: [{", ".join(reporters)}]
 """
-    return parse_config(text, {}, read_file=lambda path: Path(path).read_text()).usage
+    return parse_config(
+        text, {}, read_file=lambda path: Path(path).read_text(), is_directory=os.path.isdir
+    ).usage
 
 
 class MeteringTests(ReactorTestCase):
@@ -60,9 +61,9 @@ class MeteringTests(ReactorTestCase):
         keys = f"url: '{self.url}', batch_interval: 10ms, max_backoff: 20ms{more}"
         return f"{{name: billing, type: webhook, webhook: {{{keys}}}}}"
 
-    def started(self, settings: Usage, **more: Any) -> Metering:
+    def started(self, settings: Usage, records: FakeRecords | None = None) -> Metering:
         """Make and start it; it is stopped in the end."""
-        metering = Metering(settings, reactor, **more)
+        metering = Metering(settings, reactor, records=records, databases={})
         metering.startService()
         self.addCleanup(lambda: metering.stopService() if metering.running else None)
         return metering
@@ -128,9 +129,9 @@ class MeteringTests(ReactorTestCase):
 
     async def test_what_a_killed_daemon_left_behind(self) -> None:
         """It is delivered by another one, and counts in what is shown; so does a replay of it."""
-        settings = usage(self.folder, self.webhook())
+        settings = usage(self.folder, self.webhook(), more="spool_sync_interval: 0")
         self.receiver.answer = lambda _: (503, {}, b"")
-        gone = Metering(settings, reactor)
+        gone = Metering(settings, reactor, records=None, databases={})
         for name in "abc":
             gone.spool.report(record(name))
         other = self.started(settings)
@@ -138,7 +139,8 @@ class MeteringTests(ReactorTestCase):
         await other.stopService()
         gone._slot.close()  # as the end of its process does
         self.receiver.came.clear()
-        third = Metering(settings, reactor)  # takes the first part again
+        # Takes the first part again.
+        third = Metering(settings, reactor, records=None, databases={})
         fourth = self.started(settings)  # takes the second
         assert third.receiver_statuses()[0].backlog_records == 3
         third._slot.close()
@@ -152,24 +154,17 @@ class MeteringTests(ReactorTestCase):
         await self.until(lambda: fourth.receiver_statuses()[0].resending is None)
         assert sorted(self.came()) == ["a", "b", "c", "d"]
 
-    async def test_further_types_of_reporters(self) -> None:
-        """They are made by who knows how, and are delivered to like all others."""
-        made: list[Reporter] = []
-        sink = FakeSink()
-
-        def make(reporter: Reporter) -> FakeSink:
-            made.append(reporter)
-            return sink
-
-        database = "{name: sql, type: database, database: {storage: d, batch_interval: 10ms}}"
-        metering = self.started(usage(self.folder, database), sinks={"database": make})
-        assert [one.database.storage for one in made] == ["d"]
-        sink.error = DeliveryFailed("no")
+    async def test_reporters_that_keep_records(self) -> None:
+        """The gateway's own store and databases are delivered to like all others."""
+        records = FakeRecords()
+        records.outage.down = True
+        local = "{name: local, type: builtin}"
+        metering = self.started(usage(self.folder, local), records=records)
         metering.spool.report(record("a"))
         await self.until(lambda: metering.receiver_statuses()[0].state == "waiting")
-        assert metering.receiver_statuses()[0].last_error == "no"
-        sink.error = None
-        await self.until(lambda: ids_of(sink.taken) == ["a"])
+        assert metering.receiver_statuses()[0].last_error
+        records.outage.down = False
+        await self.until(lambda: [one.id for one in records.added] == ["a"])
 
     async def test_a_receiver_that_is_gone(self) -> None:
         """It is shown as disabled."""
@@ -178,13 +173,3 @@ class MeteringTests(ReactorTestCase):
         metering.spool.report(record("a"))
         await self.until(lambda: metering.receiver_statuses()[0].state == "disabled")
         assert metering.receiver_statuses()[0].backlog_records == 1
-
-
-def test_a_type_that_nobody_makes(tmp_path: Path) -> None:
-    """It is told; nothing is begun."""
-    with pytest.raises(NoSink, match="sql: nothing here delivers to reporters of type database"):
-        Metering(
-            usage(tmp_path, "{name: sql, type: database, database: {storage: d}}"),
-            MemoryReactorClock(),
-        )
-    assert os.listdir(tmp_path) == []

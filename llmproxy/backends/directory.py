@@ -106,6 +106,11 @@ class BackendDirectory:
         )
         return f"<BackendDirectory {states}>"
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for room at a backend."""
+        return self._queue.waiting
+
     # IRouter
 
     def route(self, model: str, principal: Principal) -> ModelRoute:

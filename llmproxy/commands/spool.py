@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
@@ -40,7 +41,7 @@ _LETTER_COLUMNS = (
     Column(title="EVENTS", right=True),
     Column(title="SIZE", right=True, spare=2),
     Column(title="KIND", spare=1),
-    Column(title="ERROR", least_cells=12),
+    Column(title="REASON", least_cells=12),
 )
 _SIZES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
@@ -83,15 +84,15 @@ def status(api: AdminApi, *, as_json: bool) -> None:
 def replay(api: AdminApi, *, reporter: str, since: str, until: str | None, as_json: bool) -> None:
     """Send a REPORTER again what was spooled in a time; without one, each of them.
 
-    What the spool still keeps (usage.spool_retention) is sent, after what waits. Receivers know by
-    their ids the records that they have.
+    What the spool still keeps (usage.spool_retention) is sent, beside what is new. Receivers know
+    by their ids the records that they have.
     """
     answer = api.post("spool/replay", **_given(reporter=reporter, since=since, until=until))
     if as_json:
         echo_json(answer)
         return
-    for name, count in shaped(answer, SpoolReplayed).records.items():
-        click.echo(printable(f"{name} is sent {count:,} records again"))
+    shown = shaped(answer, SpoolReplayed)
+    _echo_begun(shown.reporters, "is being sent its records again", shown.refused)
 
 
 @spool.command("dead-letters")
@@ -107,15 +108,20 @@ def dead_letters(api: AdminApi, *, reporter: str, redeliver: bool, as_json: bool
         return
     shown = shaped(answer, DeadLetterList)
     if redeliver:
-        click.echo(f"dead letters tried again: {shown.redelivered:,}")
+        _echo_begun(shown.redelivered, "is being sent its dead letters", shown.refused)
         return
     rows = list(map(_letter_row, shown.dead_letters))
     for line in render(_LETTER_COLUMNS, rows, width_cells=terminal_cells()):
         click.echo(line)
     if not rows:
         click.echo("\nno dead letters")
-    elif len(rows) < shown.total:
-        click.echo(f"\n{len(rows):,} of {shown.total:,} dead letters")
+
+
+def _echo_begun(names: Iterable[str], what: str, refused: Mapping[str, str]) -> None:
+    for name in names:
+        click.echo(printable(f"{name} {what}"))
+    for name, reason in refused.items():
+        click.echo(printable(f"{name} is not: {reason}"))
 
 
 def _echo_status(shown: SpoolShown) -> None:
@@ -127,7 +133,11 @@ def _echo_status(shown: SpoolShown) -> None:
         click.echo(line)
     troubles = [
         f"{count:,} records {what}"
-        for count, what in ((shown.lost, "lost"), (shown.damaged, "damaged"))
+        for count, what in (
+            (shown.waiting_records, "waiting for room on the disk"),
+            (shown.lost_records, "lost"),
+            (shown.damaged_records, "damaged"),
+        )
         if count
     ]
     click.echo(f"\n{', '.join([f'the spool holds {_size(shown.size_bytes)}', *troubles])}")
@@ -141,10 +151,10 @@ def _reporter_row(one: ReporterShown) -> tuple[str, ...]:
         f"{one.backlog_records:,}",
         _size(one.backlog_bytes) if one.backlog_records else "",
         shown_span(one.oldest_s) if one.backlog_records else "",
-        f"{one.delivered:,}",
-        f"{one.failed:,}",
+        f"{one.delivered_records:,}",
+        f"{one.failed_tries:,}",
         f"{one.dead_letters:,}",
-        one.last_error,
+        one.last_error if one.resending is None else f"{one.resending:,} sent again so far",
     )
 
 
@@ -156,7 +166,7 @@ def _letter_row(one: DeadLetterShown) -> tuple[str, ...]:
         f"{one.events:,}",
         _size(one.size_bytes),
         one.kind,
-        one.error,
+        one.reason,
     )
 
 

@@ -91,7 +91,7 @@ class Usage:
         "how long delivered records can be sent again", Duration(86400.0)
     )
     spool_sync_interval: Duration = setting(
-        "how often what was written is forced to the disk; 0: the system decides", Duration(0.01)
+        "how often what was written is forced to the disk; 0: the system decides", Duration(0.05)
     )
     include_request_body: bool = setting("put the request's body into its record", False)
 

@@ -228,7 +228,7 @@ SPOOL_DAMAGED: Final = _counter(
     "llmproxy_spool_damaged_records_total", "Records that could not be read back from the spool."
 )
 DEAD_LETTERS: Final = _counter(
-    "llmproxy_dead_letters_total", "Records that a reporter gave up.", "reporter"
+    "llmproxy_dead_letters_total", "Deliveries that a reporter gave up.", "reporter"
 )
 WEBHOOK_SUCCESS: Final = _counter(
     "llmproxy_webhook_success_total", "Deliveries that a webhook took.", "reporter"

@@ -7,6 +7,7 @@ from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
 from llmproxy.interfaces import IUsageSink
+from llmproxy.values import ReporterType
 
 
 @attrs.frozen
@@ -47,7 +48,7 @@ class Receiver:
     _log = Logger()
 
     name: str
-    type: str
+    type: ReporterType
     sink: IUsageSink
     policy: DeliveryPolicy
     one_at_a_time: DeferredLock = attrs.field(factory=DeferredLock, repr=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -10,7 +10,7 @@ import attrs
 from msgspec import Meta, Struct
 
 from llmproxy.errors import InvalidBody
-from llmproxy.values import DeadLetter, EventKind, ReporterState, SpoolStatus
+from llmproxy.values import DeadLetter, EventKind, ReceiverStatus, ReporterState, SpoolStatus
 from llmproxy.wire.admin import Count, Request
 from llmproxy.wire.admin_keys import Flag
 from llmproxy.wire.admin_sessions import Moment
@@ -45,7 +45,7 @@ class AskDeadLetters(Request, kw_only=True, forbid_unknown_fields=True):
 
 
 class ReporterShown(Struct, kw_only=True):
-    """How a reporter stands."""
+    """How a reporter stands; ``resending``: events sent again so far, null: none are."""
 
     name: str
     type: Literal["builtin", "webhook", "database", "log"]
@@ -53,25 +53,32 @@ class ReporterShown(Struct, kw_only=True):
     backlog_records: Count
     backlog_bytes: Count
     oldest_s: float
-    delivered: Count
-    failed: Count
+    delivered_batches: Count
+    delivered_records: Count
+    failed_tries: Count
     dead_letters: Count
+    skipped_records: Count
     last_error: str
+    resending: Count | None
 
 
 class SpoolShown(Struct, kw_only=True):
     """``/admin/spool/status``."""
 
     size_bytes: Count
-    lost: Count
-    damaged: Count
+    max_bytes: Count
+    written_records: Count
+    waiting_records: Count
+    lost_records: Count
+    damaged_records: Count
     reporters: tuple[ReporterShown, ...]
 
 
 class SpoolReplayed(Struct, kw_only=True):
-    """``/admin/spool/replay``: how many records each reporter is going to be given again."""
+    """``/admin/spool/replay``: the reporters that are sent it again; why others are not."""
 
-    records: Mapping[str, Count]
+    reporters: tuple[str, ...]
+    refused: Mapping[str, str]
 
 
 class DeadLetterShown(Struct, kw_only=True):
@@ -82,42 +89,46 @@ class DeadLetterShown(Struct, kw_only=True):
     kind: EventKind
     events: Count
     size_bytes: Count
+    first_try: datetime
     given_up: datetime
-    error: str
+    tries: Count
+    reason: str
 
 
 class DeadLetterList(Struct, kw_only=True):
-    """``/admin/spool/dead-letters``: those there are, or how many are tried again.
+    """``/admin/spool/dead-letters``: those there are, or whose are tried again.
 
-    Of very many the oldest of each reporter are shown; ``total`` counts them all.
+    Of very many the oldest of each reporter are shown. ``redelivered`` are the reporters whose are
+    tried again, and ``refused`` says why others' are not.
     """
 
     dead_letters: tuple[DeadLetterShown, ...]
-    total: Count
-    redelivered: Count
+    redelivered: tuple[str, ...]
+    refused: Mapping[str, str]
 
 
-def spool_shown(status: SpoolStatus) -> SpoolShown:
-    """Give the spool as the answer shows it."""
+def spool_shown(status: SpoolStatus, reporters: Sequence[ReceiverStatus]) -> SpoolShown:
+    """Give the spool and its reporters as the answer shows them."""
     return SpoolShown(
-        size_bytes=status.size_bytes,
-        lost=status.lost,
-        damaged=status.damaged,
+        **attrs.asdict(status),
         reporters=tuple(
             ReporterShown(**attrs.asdict(attrs.evolve(one, oldest_s=round(one.oldest_s, 3))))
-            for one in status.reporters
+            for one in reporters
         ),
     )
 
 
 def dead_letter_shown(reporter: str, letter: DeadLetter) -> DeadLetterShown:
     """Give a dead letter as the answer shows it."""
+    batch = letter.batch
     return DeadLetterShown(
         reporter=reporter,
-        id=letter.id,
-        kind=letter.kind,
-        events=letter.events,
-        size_bytes=letter.size_bytes,
-        given_up=datetime.fromtimestamp(letter.given_up_s, UTC),
-        error=letter.error,
+        id=batch.id,
+        kind=batch.kind,
+        events=len(batch.events),
+        size_bytes=sum(map(len, batch.events)),
+        first_try=datetime.fromtimestamp(letter.first_try_at_s, UTC),
+        given_up=datetime.fromtimestamp(letter.given_up_at_s, UTC),
+        tries=letter.tries,
+        reason=letter.reason,
     )

@@ -19,6 +19,7 @@ import msgspec
 
 from llmproxy.errors import GatewayError
 from llmproxy.key_records import KeyRecord, StoredKey
+from llmproxy.values import SpoolStatus
 from llmproxy.wire import (
     admin,
     admin_keys,
@@ -56,6 +57,7 @@ class FakeAdmin:
         sessions: Sessions, the last seen first.
         spool: How it stands.
         letters: Dead letters.
+        refused: The reporters that are sent nothing again, and why.
     """
 
     def __init__(self) -> None:
@@ -68,8 +70,9 @@ class FakeAdmin:
         self.usage: admin_usage.UsageSummary | None = None
         self.records: list[UsageRecordJson] = []
         self.sessions: list[admin_sessions.SessionShown] = []
-        self.spool = admin_spool.SpoolShown(size_bytes=0, lost=0, damaged=0, reporters=())
+        self.spool = admin_spool.spool_shown(SpoolStatus(), ())
         self.letters: list[admin_spool.DeadLetterShown] = []
+        self.refused: dict[str, str] = {}
         self.backends = {
             "gpu-1": admin.BackendShown(
                 name="gpu-1",
@@ -241,16 +244,17 @@ class FakeAdmin:
         if request.reporter not in (None, *names):
             raise Refusal(404, "not_found", "There is no reporter of that name.", "reporter")
         return admin_spool.SpoolReplayed(
-            records={name: 1234 for name in names if request.reporter in (None, name)}
+            reporters=tuple(name for name in names if request.reporter in (None, name)),
+            refused=self.refused,
         )
 
     def _dead_letters(self, request: admin_spool.AskDeadLetters) -> admin_spool.DeadLetterList:
         found = [one for one in self.letters if request.reporter in (None, one.reporter)]
         shown = () if request.redeliver else tuple(found)
         return admin_spool.DeadLetterList(
-            dead_letters=shown[:5],
-            total=len(shown),
-            redelivered=len(found) if request.redeliver else 0,
+            dead_letters=shown,
+            redelivered=("billing",) if request.redeliver else (),
+            refused=self.refused if request.redeliver else {},
         )
 
     def _set(self, wanted: admin.BackendNamed, state: Any) -> admin.BackendShown:

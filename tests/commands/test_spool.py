@@ -19,17 +19,28 @@ def reporter(name: str = "billing", **more: Any) -> ReporterShown:
         "backlog_records": 0,
         "backlog_bytes": 0,
         "oldest_s": 0.0,
-        "delivered": 123_456,
-        "failed": 0,
+        "delivered_batches": 1_300,
+        "delivered_records": 123_456,
+        "failed_tries": 0,
         "dead_letters": 0,
+        "skipped_records": 0,
         "last_error": "",
+        "resending": None,
     }
     return ReporterShown(name=name, **fields | more)
 
 
 def standing(*reporters: ReporterShown, lost: int = 0, damaged: int = 0) -> SpoolShown:
     """Give a spool."""
-    return SpoolShown(size_bytes=5 << 20, lost=lost, damaged=damaged, reporters=reporters)
+    return SpoolShown(
+        size_bytes=5 << 20,
+        max_bytes=1 << 30,
+        written_records=200_000,
+        waiting_records=0,
+        lost_records=lost,
+        damaged_records=damaged,
+        reporters=reporters,
+    )
 
 
 def letter(number: int = 1) -> DeadLetterShown:
@@ -40,8 +51,10 @@ def letter(number: int = 1) -> DeadLetterShown:
         kind="usage",
         events=100,
         size_bytes=70_000,
+        first_try=datetime(2026, 11, 24, 10, 0, 0, tzinfo=UTC),
         given_up=datetime(2026, 11, 27, 10, 0, 5, tzinfo=UTC),
-        error="it answered 500",
+        tries=90,
+        reason="it answered 500",
     )
 
 
@@ -50,7 +63,7 @@ WAITING = reporter(
     backlog_records=1500,
     backlog_bytes=900_000,
     oldest_s=4000.0,
-    failed=7,
+    failed_tries=7,
     last_error="it answered 503",
 )
 
@@ -99,12 +112,10 @@ def test_replay(operator: Operator) -> None:
     operator.fake.spool = standing(reporter(), reporter("local"))
     said = operator.does("spool", "replay", "--since", "2026-11-01", "--until", "2026-11-02")
     assert said.splitlines() == [
-        "billing is sent 1,234 records again",
-        "local is sent 1,234 records again",
+        "billing is being sent its records again",
+        "local is being sent its records again",
     ]
-    assert operator.gives("spool", "replay", "local", "--since", "1d") == {
-        "records": {"local": 1234}
-    }
+    assert operator.gives("spool", "replay", "local", "--since", "1d")["reporters"] == ["local"]
     first, second = operator.asked("spool/replay")
     assert first == {"since": "2026-11-01T00:00:00Z", "until": "2026-11-02T00:00:00Z"}
     assert second["reporter"] == "local"
@@ -118,15 +129,21 @@ def test_dead_letters(operator: Operator) -> None:
     assert operator.does("spool", "dead-letters").endswith("\nno dead letters\n")
     operator.fake.letters = [letter()]
     assert operator.does("spool", "dead-letters", "billing").splitlines() == [
-        "GIVEN UP             REPORTER  BATCH    EVENTS      SIZE  KIND   ERROR",
+        "GIVEN UP             REPORTER  BATCH    EVENTS      SIZE  KIND   REASON",
         "2026-11-27 10:00:05  billing   batch-1     100  68.4 KiB  usage  it answered 500",
     ]
     said = operator.does("spool", "dead-letters", "billing", "--redeliver")
-    assert said == "dead letters tried again: 1\n"
+    assert said == "billing is being sent its dead letters\n"
     assert operator.asked("spool/dead-letters")[1:] == [
         {"reporter": "billing", "redeliver": False},
         {"reporter": "billing", "redeliver": True},
     ]
-    operator.fake.letters = [letter(number) for number in range(9)]
-    assert operator.does("spool", "dead-letters").endswith("\n5 of 9 dead letters\n")
-    assert operator.gives("spool", "dead-letters")["total"] == 9
+    operator.fake.refused = {"local": "it is disabled until the next start"}
+    said = operator.does("spool", "dead-letters", "--redeliver")
+    assert said.splitlines()[-1] == "local is not: it is disabled until the next start"
+
+
+def test_what_is_being_sent_again(operator: Operator) -> None:
+    """It is shown how far that is."""
+    operator.fake.spool = standing(reporter(resending=1200))
+    assert operator.does("spool").splitlines()[1].endswith("1,200 sent again so far")

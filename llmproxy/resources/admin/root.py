@@ -19,8 +19,9 @@ from llmproxy.interfaces import (
     IByteBudget,
     IKeyStore,
     ILimiter,
+    IMetering,
     IRecordStore,
-    ISpoolControl,
+    IResending,
     IUsageTotals,
 )
 from llmproxy.resources.admin import operations
@@ -169,7 +170,8 @@ def make_admin_root(
     limiter: ILimiter,
     usage: IUsageTotals,
     records: IRecordStore | None,
-    spool: ISpoolControl | None = None,
+    metering: IMetering | None = None,
+    resending: IResending | None = None,
     identities: tuple[Backend, ...],
     statuses: IBackendStatuses,
     control: IBackendControl,
@@ -189,7 +191,8 @@ def make_admin_root(
         limiter: Counts what of their quotas is used.
         usage: What was used.
         records: Every request's record of it; None: nobody keeps them.
-        spool: Where records wait for reporters; None: there are none.
+        metering: Where records wait for reporters; None: there are none.
+        resending: Sends them again; None with that.
         identities: The backends, as the configuration has them.
         statuses: Their states.
         control: Drains and enables them.
@@ -215,7 +218,7 @@ def make_admin_root(
             **KeyOperations(keys, limiter, new_key, now, in_thread).runs(),
             **UsageOperations(usage, keys).runs(),
             **RecordOperations(records).runs(),
-            **SpoolOperations(spool).runs(),
+            **SpoolOperations(metering, resending).runs(),
             **BackendOperations(identities, statuses, control).runs(),
             operations.SHOW_CONFIG: show_config,
             operations.SHOW_OPENAPI: show_openapi,

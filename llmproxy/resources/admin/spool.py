@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from llmproxy.interfaces import ISpoolControl
+from llmproxy.errors import ResendRefused
+from llmproxy.interfaces import IMetering, IResending
 from llmproxy.resources.admin import operations
 from llmproxy.resources.admin.envelope import Refusal
 from llmproxy.resources.admin.operations import Done, Note, Operation, Run
-from llmproxy.values import SpoolStatus
+from llmproxy.values import ReceiverStatus, SpoolStatus
 from llmproxy.wire.admin_spool import (
     AskDeadLetters,
     DeadLetterList,
@@ -24,19 +25,18 @@ from llmproxy.wire.admin_spool import (
 MOST_LETTERS: Final = 1000
 """Shown of each reporter: to write more would hold up the requests of others."""
 
-_LAST_S: Final = 253_402_300_800.0
-"""After all times that can be written: year 10000."""
-
 
 class SpoolOperations:
     """Shows the spool, and has it deliver again.
 
     Args:
-        control: The spool; None: there is none, as nobody reports.
+        metering: The spool; None: there is none, as nobody reports.
+        resending: Sends again; None with the spool.
     """
 
-    def __init__(self, control: ISpoolControl | None) -> None:
-        self._control = control
+    def __init__(self, metering: IMetering | None, resending: IResending | None) -> None:
+        self._metering = metering
+        self._resending = resending
 
     def runs(self) -> Mapping[Operation, Run]:
         """Give what does each operation."""
@@ -48,42 +48,85 @@ class SpoolOperations:
 
     async def _show(self, request: ShowSpool, note: Note) -> Done:
         del request, note
-        return Done("This is how the spool stands.", spool_shown(self._status()))
+        status = SpoolStatus() if self._metering is None else self._metering.spool_status()
+        return Done("This is how the spool stands.", spool_shown(status, self._statuses()))
 
     async def _replay(self, request: ReplaySpool, note: Note) -> Done:
-        until_s = _LAST_S if request.until is None else request.until.timestamp()
-        records: dict[str, int] = {}
-        for control, name in self._chosen(request.reporter):
-            records[name] = await control.replay(name, request.since.timestamp(), until_s)
-            note(f"had {records[name]} usage records sent to reporter {name} again")
-        return Done("They are going to be sent again.", SpoolReplayed(records=records))
+        since_s = request.since.timestamp()
+        until_s = None if request.until is None else request.until.timestamp()
+
+        def replay(resending: IResending, name: str) -> None:
+            resending.replay(name, since_s, until_s)
+            note(f"had usage records sent to reporter {name} again")
+
+        reporters, refused = self._begin(request.reporter, replay)
+        replayed = SpoolReplayed(reporters=tuple(reporters), refused=refused)
+        return Done("They are being sent again.", replayed)
 
     async def _dead_letters(self, request: AskDeadLetters, note: Note) -> Done:
         letters: list[DeadLetterShown] = []
-        total = redelivered = 0
-        for control, name in self._chosen(request.reporter):
-            if request.redeliver:
-                count = await control.redeliver(name)
-                note(f"had {count} dead letters of reporter {name} tried again")
-                redelivered += count
-            else:
-                found = await control.dead_letters(name)
-                total += len(found)
-                letters += [dead_letter_shown(name, letter) for letter in found[:MOST_LETTERS]]
+        redelivered: Sequence[str] = ()
+        refused: Mapping[str, str] = {}
+        if request.redeliver:
+
+            def redeliver(resending: IResending, name: str) -> None:
+                resending.resend_dead_letters(name)
+                note(f"had the dead letters of reporter {name} tried again")
+
+            redelivered, refused = self._begin(request.reporter, redeliver)
+        else:
+            for resending, name in self._chosen(request.reporter):
+                try:
+                    found = await resending.dead_letters(name, MOST_LETTERS)
+                except OSError as error:
+                    raise _unreadable(error) from error
+                letters += [dead_letter_shown(name, letter) for letter in found]
         return Done(
-            "They are tried again." if request.redeliver else "These are the dead letters.",
-            DeadLetterList(dead_letters=tuple(letters), total=total, redelivered=redelivered),
+            "They are being tried again." if request.redeliver else "These are the dead letters.",
+            DeadLetterList(
+                dead_letters=tuple(letters), redelivered=tuple(redelivered), refused=refused
+            ),
         )
 
-    def _status(self) -> SpoolStatus:
-        return SpoolStatus() if self._control is None else self._control.status()
+    def _begin(
+        self, wanted: str | None, begin: Callable[[IResending, str], None]
+    ) -> tuple[Sequence[str], Mapping[str, str]]:
+        """Begin something for one reporter, or for each that is free.
 
-    def _chosen(self, name: str | None) -> Sequence[tuple[ISpoolControl, str]]:
-        """Give the reporters that are meant, with what knows them."""
-        control = self._control
-        names = [one.name for one in self._status().reporters]
-        if name is not None and name not in names:
+        Returns:
+            Those for which it was begun, and why it was not for the others.
+
+        Raises:
+            Refusal: It cannot be begun for the one that was named.
+        """
+        begun: list[str] = []
+        refused: dict[str, str] = {}
+        for resending, name in self._chosen(wanted):
+            try:
+                begin(resending, name)
+            except ResendRefused as error:
+                if wanted is not None:
+                    raise Refusal(409, f"{name}: {error}", param="reporter") from error
+                refused[name] = str(error)
+            except OSError as error:
+                raise _unreadable(error) from error
+            else:
+                begun.append(name)
+        return begun, refused
+
+    def _statuses(self) -> Sequence[ReceiverStatus]:
+        return () if self._metering is None else self._metering.receiver_statuses()
+
+    def _chosen(self, wanted: str | None) -> Sequence[tuple[IResending, str]]:
+        """Give the reporters that are meant, with what sends to them."""
+        names = [one.name for one in self._statuses()]
+        if wanted is not None and wanted not in names:
             raise Refusal(404, "There is no reporter of that name.", param="reporter")
-        if control is None:
+        resending = self._resending
+        if resending is None:
             return ()
-        return [(control, one) for one in names if name in (None, one)]
+        return [(resending, one) for one in names if wanted in (None, one)]
+
+
+def _unreadable(error: OSError) -> Refusal:
+    return Refusal(503, f"The dead letters cannot be read: {error.strerror or error}.")

@@ -11,15 +11,16 @@ from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
 from llmproxy.entitlements import Quota, Standing
-from llmproxy.errors import KeyExists, LLMProxyError, StoreUnavailable
+from llmproxy.errors import KeyExists, LLMProxyError, ResendRefused, StoreUnavailable
 from llmproxy.interfaces import (
     IBackendControl,
     IBackendStatuses,
     IGrant,
     IKeyStore,
     ILimiter,
+    IMetering,
     IRecordStore,
-    ISpoolControl,
+    IResending,
     IUsageTotals,
 )
 from llmproxy.key_records import KeyDraft, KeyFilter, KeyRecord, StoredKey, SyncCounts
@@ -28,6 +29,7 @@ from llmproxy.values import (
     DeadLetter,
     Demand,
     Principal,
+    ReceiverStatus,
     RecordFilter,
     SessionFilter,
     SessionTotal,
@@ -253,6 +255,7 @@ class FakeRecords:
         page: Records, and the cursor behind them.
         sessions_page: The same of sessions.
         wanted: What it was asked for, in order.
+        added: What it was given.
     """
 
     def __init__(self) -> None:
@@ -260,10 +263,16 @@ class FakeRecords:
         self.page: tuple[Sequence[UsageRecordJson], str] = ((), "")
         self.sessions_page: tuple[Sequence[SessionTotal], str] = ((), "")
         self.wanted: list[RecordFilter | SessionFilter] = []
+        self.added: list[UsageRecordJson] = []
 
     def add(self, records: Sequence[UsageRecordJson]) -> Deferred[int]:
-        """Refuse: the admin API adds none."""
-        raise NotImplementedError
+        """Keep them."""
+
+        def add() -> int:
+            self.added.extend(records)
+            return len(records)
+
+        return self.outage.give(add)
 
     def records(self, wanted: RecordFilter) -> Deferred[tuple[Sequence[UsageRecordJson], str]]:
         """Give a page."""
@@ -276,50 +285,55 @@ class FakeRecords:
         return self.outage.give(lambda: self.sessions_page)
 
 
-@implementer(ISpoolControl)
+@implementer(IMetering, IResending)
 class FakeSpool:
     """A spool with the reporters and dead letters that a test put there.
 
     Attributes:
-        outage: Whether it answers.
+        unreadable: Whether its files cannot be read.
         now: How it stands.
+        reporters: How they stand; those that are disabled are sent nothing again.
         letters: By reporter.
         replayed: What was to be sent again, in order.
     """
 
     def __init__(self) -> None:
-        self.outage = Outage()
+        self.unreadable = False
         self.now = SpoolStatus()
+        self.reporters: list[ReceiverStatus] = []
         self.letters: dict[str, list[DeadLetter]] = {}
-        self.replayed: list[tuple[str, float, float]] = []
+        self.replayed: list[tuple[str, float | None, float | None]] = []
 
-    def _check(self, reporter: str) -> None:
-        if reporter not in [one.name for one in self.now.reporters]:
-            raise KeyError(reporter)
+    def _check(self, name: str) -> None:
+        (reporter,) = [one for one in self.reporters if one.name == name]
+        if self.unreadable:
+            raise PermissionError(13, "Permission denied")
+        if reporter.state == "disabled":
+            raise ResendRefused("it is disabled until the next start")
 
-    def status(self) -> SpoolStatus:
+    def spool_status(self) -> SpoolStatus:
         """Say how it stands."""
         return self.now
 
-    def replay(self, reporter: str, since_s: float, until_s: float) -> Deferred[int]:
-        """Note it; as many are sent as have been."""
+    def receiver_statuses(self) -> Sequence[ReceiverStatus]:
+        """Say how they stand."""
+        return self.reporters
 
-        def replay() -> int:
-            self._check(reporter)
-            self.replayed.append((reporter, since_s, until_s))
-            return len(self.replayed)
+    def replay(self, name: str, since_s: float | None, until_s: float | None) -> None:
+        """Note it."""
+        self._check(name)
+        self.replayed.append((name, since_s, until_s))
 
-        return self.outage.give(replay)
-
-    def dead_letters(self, reporter: str) -> Deferred[Sequence[DeadLetter]]:
+    def dead_letters(self, name: str, limit: int) -> Deferred[Sequence[DeadLetter]]:
         """List them."""
-        self._check(reporter)
-        return self.outage.give(lambda: tuple(self.letters.get(reporter, ())))
+        if self.unreadable:
+            return fail(PermissionError(13, "Permission denied"))
+        return succeed(self.letters.get(name, [])[:limit])
 
-    def redeliver(self, reporter: str) -> Deferred[int]:
+    def resend_dead_letters(self, name: str) -> None:
         """Have none any more."""
-        self._check(reporter)
-        return self.outage.give(lambda: len(self.letters.pop(reporter, ())))
+        self._check(name)
+        self.letters.pop(name, None)
 
 
 @implementer(IBackendStatuses, IBackendControl)

@@ -79,7 +79,8 @@ class AdminTree:
             limiter=self.limiter,
             usage=self.totals,
             records=self.records if reports else None,
-            spool=self.spool if reports else None,
+            metering=self.spool if reports else None,
+            resending=self.spool if reports else None,
             identities=(
                 Backend("gpu-a", b"http://10.0.0.1:8001/v1", b"10.0.0.1:8001", 2, ("qwen-*",)),
                 Backend("gpu-b", b"http://10.0.0.2:8001", b"10.0.0.2:8001"),
