@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+import attrs
+
 from llmproxy.errors import ResendRefused
 from llmproxy.interfaces import IMetering, IResending
 from llmproxy.resources.admin import operations
 from llmproxy.resources.admin.envelope import Refusal
 from llmproxy.resources.admin.operations import Done, Note, Operation, Run
-from llmproxy.values import ReceiverStatus, SpoolStatus
+from llmproxy.values import DeadLetter, ReceiverStatus, SpoolStatus
 from llmproxy.wire.admin_spool import (
     AskDeadLetters,
     DeadLetterList,
@@ -49,7 +51,12 @@ class SpoolOperations:
     async def _show(self, request: ShowSpool, note: Note) -> Done:
         del request, note
         status = SpoolStatus() if self._metering is None else self._metering.spool_status()
-        return Done("This is how the spool stands.", spool_shown(status, self._statuses()))
+        statuses = [
+            # What is there now: the count since the start is for metrics.
+            attrs.evolve(one, dead_letters=len(await self._letters(one.name)))
+            for one in self._statuses()
+        ]
+        return Done("This is how the spool stands.", spool_shown(status, statuses))
 
     async def _replay(self, request: ReplaySpool, note: Note) -> Done:
         since_s = request.since.timestamp()
@@ -75,11 +82,8 @@ class SpoolOperations:
 
             redelivered, refused = self._begin(request.reporter, redeliver)
         else:
-            for resending, name in self._chosen(request.reporter):
-                try:
-                    found = await resending.dead_letters(name, MOST_LETTERS)
-                except OSError as error:
-                    raise _unreadable(error) from error
+            for name in self._chosen(request.reporter):
+                found = await self._letters(name)
                 letters += [dead_letter_shown(name, letter) for letter in found]
         return Done(
             "They are being tried again." if request.redeliver else "These are the dead letters.",
@@ -101,9 +105,10 @@ class SpoolOperations:
         """
         begun: list[str] = []
         refused: dict[str, str] = {}
-        for resending, name in self._chosen(wanted):
+        for name in self._chosen(wanted):
+            assert self._resending is not None  # where there are reporters there is it
             try:
-                begin(resending, name)
+                begin(self._resending, name)
             except ResendRefused as error:
                 if wanted is not None:
                     raise Refusal(409, f"{name}: {error}", param="reporter") from error
@@ -117,15 +122,20 @@ class SpoolOperations:
     def _statuses(self) -> Sequence[ReceiverStatus]:
         return () if self._metering is None else self._metering.receiver_statuses()
 
-    def _chosen(self, wanted: str | None) -> Sequence[tuple[IResending, str]]:
-        """Give the reporters that are meant, with what sends to them."""
+    async def _letters(self, name: str) -> Sequence[DeadLetter]:
+        """Give the dead letters of a reporter, the oldest of very many."""
+        assert self._resending is not None
+        try:
+            return await self._resending.dead_letters(name, MOST_LETTERS)
+        except OSError as error:
+            raise _unreadable(error) from error
+
+    def _chosen(self, wanted: str | None) -> Sequence[str]:
+        """Give the names of the reporters that are meant."""
         names = [one.name for one in self._statuses()]
         if wanted is not None and wanted not in names:
             raise Refusal(404, "There is no reporter of that name.", param="reporter")
-        resending = self._resending
-        if resending is None:
-            return ()
-        return [(resending, one) for one in names if wanted in (None, one)]
+        return [one for one in names if wanted in (None, one)]
 
 
 def _unreadable(error: OSError) -> Refusal:

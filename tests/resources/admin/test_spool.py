@@ -62,14 +62,16 @@ def letter(number: int = 1) -> DeadLetter:
 
 
 def test_status() -> None:
-    """The spool, and each reporter."""
+    """The spool, and each reporter; of dead letters those that are there now."""
     tree = reporting()
+    tree.spool.letters = {"billing": [letter(1), letter(2)]}
     assert verifyObject(IMetering, tree.spool)
     assert verifyObject(IResending, tree.spool)
     shown = tree.done(STATUS, {})
     billing, local = shown.pop("reporters")
     assert shown == attrs.asdict(tree.spool.now)
-    assert billing == attrs.asdict(tree.spool.reporters[0]) | {"oldest_s": 61.235}
+    changed = {"oldest_s": 61.235, "dead_letters": 2}
+    assert billing == attrs.asdict(tree.spool.reporters[0]) | changed
     assert (local["name"], local["resending"]) == ("local", None)
 
 
