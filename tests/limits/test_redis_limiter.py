@@ -33,14 +33,13 @@ from llmproxy.limits import redis_limiter
 from llmproxy.limits.redis_limiter import PAUSE_S, RedisLimiter
 from llmproxy.limits.redis_scripts import ACQUIRE, RENEW, SETTLE
 from llmproxy.limits.redis_settlements import RETRY_S
+from tests.fault_proxy import FaultProxy
 from tests.limits import limiter_process
 from tests.limits.contract import LimiterContract
 from tests.limits.fake_redis import FakeRedis
-from tests.limits.fault_proxy import FaultProxy
 from tests.limits.redis_case import RedisLimitsCase
 from tests.limits.rig import demand, key, limits
 from tests.limits.walk import random_walk
-from tests.stores.reactor_case import reactor
 
 
 def overlap(spans: Sequence[tuple[float, ...]]) -> int:
@@ -135,7 +134,7 @@ class RedisLimiterTests(RedisLimitsCase):
 
     async def test_cancelled_while_redis_is_slow(self) -> None:
         """What was taken in vain is given back when Redis says that it was taken."""
-        proxy = await self.proxied()
+        proxy = self.proxied()
         redis = await self.connected(proxy.addr)
         limiter = await self.live(
             RateLimit(per_key=limits(requests_per_minute=1, max_concurrent=1)), redis
@@ -177,10 +176,9 @@ class RedisLimiterTests(RedisLimitsCase):
         assert limiter.dropped_settlements == 1
         assert limiter.failures == 2
 
-    async def proxied(self) -> FaultProxy:
+    def proxied(self) -> FaultProxy:
         """Put a proxy before the Redis that all share."""
-        proxy = FaultProxy(reactor, self.redis_server.port)
-        await proxy.start()
+        proxy = FaultProxy(self.redis_server.port)
         self.addCleanup(proxy.stop)
         return proxy
 

@@ -19,8 +19,8 @@ from llmproxy.limits import redis_settlements
 from llmproxy.limits.redis_outage import RedisOutage
 from llmproxy.limits.redis_plan import Plan
 from llmproxy.limits.redis_settlements import BATCH, RETRY_S, Settlement, Settlements
+from tests.fault_proxy import FaultProxy
 from tests.limits.fake_redis import FakeRedis
-from tests.limits.fault_proxy import FaultProxy
 from tests.limits.redis_case import RedisLimitsCase
 from tests.limits.rig import demand, key, limits
 from tests.stores.reactor_case import reactor
@@ -209,8 +209,7 @@ class FaultTests(RedisLimitsCase):
 
     async def through_faults(self, on_failure: Literal["allow", "deny"], random: Random) -> None:
         """Lead requests through faults; in the end nothing is held and all is counted."""
-        proxy = FaultProxy(reactor, self.redis_server.port)
-        await proxy.start()
+        proxy = FaultProxy(self.redis_server.port)
         self.addCleanup(proxy.stop)
         redis = await self.connected(proxy.addr, pool_size=2, timeout=Duration(0.2))
         lease_ttl_s = 1.0
@@ -254,7 +253,7 @@ class FaultTests(RedisLimitsCase):
         async def disturb() -> None:
             for _ in range(20):
                 await self.sleep(random.uniform(0.05, 0.4))
-                match random.choice(("cut", "after", "swallow", "delay", "closed")):
+                match random.choice(("cut", "after", "swallow", "delay", "refuse")):
                     case "cut":
                         proxy.cut()
                     case "after":
@@ -269,11 +268,11 @@ class FaultTests(RedisLimitsCase):
                         await self.sleep(random.uniform(0.05, 0.4))
                         proxy.delay_s = 0.0
                         proxy.cut()
-                    case "closed":
-                        proxy.closed = True
+                    case "refuse":
+                        proxy.refuse()
                         proxy.cut()
                         await self.sleep(random.uniform(0.05, 0.4))
-                        proxy.closed = False
+                        proxy.accept()
             proxy.cut_after_bytes = None
 
         workers = gatherResults([Deferred.fromCoroutine(work()) for _ in range(30)])
