@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -129,3 +130,9 @@ class Daemon:
                     return line
             time.sleep(0.02)
         raise AssertionError(f"{text!r} is not in the log: {self.log()}")
+
+    def record(self, request_id: str, timeout_s: float = 10.0) -> dict[str, Any]:
+        """Wait for a request's line in the access log, which must be JSON; give it."""
+        line = self.wait_for_log(f'"request_id":"{request_id}"', timeout_s)
+        record: dict[str, Any] = msgspec.json.decode(line)
+        return record

@@ -22,7 +22,7 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing is a reset
 class FaultProxy:
     """Stands before a server, and is faithful until told otherwise.
 
-    Bytes towards the server always arrive, unless `deaf` or cut before; connections to it end in
+    Bytes towards the server always arrive, unless cut before; connections to it end in
     order when the client's do.
 
     Args:
@@ -36,7 +36,7 @@ class FaultProxy:
             and this is None again, which means never.
         resets: Whether that is a reset, instead of an orderly end.
         swallow: Whether answers are lost.
-        deaf: Whether nothing is read of what clients send.
+        deaf: Whether nothing goes on of what clients send, so that soon it is not even read.
     """
 
     def __init__(self, port: int) -> None:
@@ -148,12 +148,9 @@ class FaultProxy:
             self._sides -= {client, server}
 
     async def _ask(self, reader: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
-        while True:
+        while piece := await reader.read(_PIECE_BYTES):
             while self.deaf:
                 await asyncio.sleep(_POLL_S)
-            piece = await reader.read(_PIECE_BYTES)
-            if not piece:
-                return
             server.write(piece)
             await server.drain()
 

@@ -143,18 +143,3 @@ def test_health(start: Start) -> None:
         a.stop()
         wait_until_ready_says(daemon, 503, {"a": "down", "b": "down"})
     daemon.wait_for_log("is down")
-
-
-def test_backends_own_429(start: Start) -> None:
-    """A backend's own 429 passes unchanged, Retry-After and all."""
-
-    def limited(connection: Connection) -> None:
-        while connection.read_request() is not None:
-            connection.answer(
-                b'{"error":"slow down"}', b"429 Too Many Requests", more=b"Retry-After: 17\r\n"
-            )
-
-    daemon = start(limited)
-    with RawClient(daemon.port) as client:
-        assert client.post(chat_body()).answer() == (429, b'{"error":"slow down"}')
-        assert client.headers["retry-after"] == "17"
