@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from twisted.internet.defer import CancelledError
 from twisted.internet.testing import MemoryReactorClock
 
 from benchmarks.certificate import make_certificate
@@ -176,6 +177,30 @@ def test_the_numbers_are_those_of_the_parts() -> None:
         "llmproxy_draining": 1,
         "llmproxy_config_hash": 12,
     }
+
+
+def test_full_backends_and_broken_ones() -> None:
+    """How many requests wait for room, and what the breakers say."""
+    gateway = made(
+        """backends:
+  - {name: a, url: "http://127.0.0.1:1", max_concurrent: 1}
+  - {name: b, url: "http://127.0.0.1:2", max_concurrent: 1}
+auth: {enabled: false}
+routing: {breaker: {failures: 1}}
+"""
+    )
+    directory = gateway.directory
+    route = directory.route("m", Principal("k"))
+    leases = [directory.acquire(route, frozenset(tried), bytes) for tried in "ba"]
+    leases[0].report("bad")
+    waits = directory.wait(route, frozenset(), bytes, "k", 1.0)
+    found = samples(gateway)
+    assert found["llmproxy_queue_waiting"] == 1
+    assert found['llmproxy_breaker_state{backend="a"}'] == 2
+    assert found['llmproxy_breaker_state{backend="b"}'] == 0
+    waits.addErrback(lambda failure: failure.trap(CancelledError))
+    waits.cancel()
+    assert samples(gateway)["llmproxy_queue_waiting"] == 0
 
 
 def test_leases_and_limits() -> None:
