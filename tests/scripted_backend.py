@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import threading
 import time
@@ -111,6 +112,18 @@ class Connection:
         self._backend.closed_at.append(moment)
         return moment
 
+    def wait_for_reset(self, timeout_s: float = 5.0) -> None:
+        """Wait until the peer resets, and read nothing of what it sent.
+
+        Raises:
+            TimeoutError: It did not.
+        """
+        reset = select.poll()
+        reset.register(self.sock, 0)  # which is told of whatever is asked for
+        if not reset.poll(timeout_s * 1000):
+            raise TimeoutError
+        self._backend.closed_at.append(time.monotonic())
+
     def reset(self) -> None:
         """Close with a reset instead of an orderly end."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
@@ -128,7 +141,7 @@ class ScriptedBackend:
 
     Attributes:
         seen: All requests that scripts have read.
-        closed_at: When `Connection.wait_for_close` saw peers close.
+        closed_at: When `Connection.wait_for_close` or `wait_for_reset` saw peers go.
         connections: How many were accepted for the script.
         errors: What scripts raised, but for broken connections.
     """

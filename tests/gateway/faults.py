@@ -132,6 +132,15 @@ def closing_when_reused(connection: Connection) -> None:
     connection.read_request()
 
 
+def answering_early(connection: Connection) -> None:
+    """Answer to the head alone, read no more of the request, and wait to be left."""
+    head = b""
+    while b"\r\n\r\n" not in head:
+        head += connection.sock.recv(4096)
+    connection.answer(BUSY, b"503 Service Unavailable")
+    connection.wait_for_reset(30)
+
+
 def chunk(data: bytes) -> bytes:
     """Encode a chunk."""
     return b"%x\r\n%b\r\n" % (len(data), data)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from pathlib import Path
 
 from tests.gateway.conftest import Start
+from tests.gateway.ends import at_rest
 from tests.gateway.raw_client import RawClient, chat_body
 from tests.scripted_backend import Connection
 
@@ -68,16 +70,22 @@ def test_slow_reader(start: Start) -> None:
 
 def test_client_that_takes_nothing_is_cut_off(start: Start) -> None:
     """After write_stall_timeout of no progress the client and its backend are let go."""
+    cut = threading.Event()
 
     def script(connection: Connection) -> None:
         connection.read_request()
         connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % TOTAL_BYTES)
-        while True:
-            connection.send(PIECE)
+        try:
+            while True:
+                connection.send(PIECE)
+        except (ConnectionResetError, BrokenPipeError):
+            cut.set()
 
     daemon = start(script, server={"write_stall_timeout": "500ms"})
     with RawClient(daemon.port) as client:
         client.post(chat_body())
         assert client.head() == 200
         line = daemon.wait_for_log('"client_abort"', timeout_s=10)
+        assert cut.wait(1)
     assert '"status":499' in line
+    assert at_rest(daemon)

@@ -1,4 +1,7 @@
-"""A client that leaves closes the backend's connection, in every phase."""
+"""A client that leaves closes the backend's connection, in every phase.
+
+But for waiting in a queue, which is in `test_queues`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.gateway.conftest import Start
+from tests.gateway.ends import at_rest, in_flight
 from tests.gateway.raw_client import RawClient, chat_body
 from tests.scripted_backend import Connection, ScriptedBackend, event
 
@@ -70,6 +74,7 @@ def test_backend_is_left_at_once(start: Start, begin: Callable[[Connection], Non
     assert min(took) < LIMIT_S
     line = daemon.wait_for_log('"client_abort"')
     assert '"status":499' in line
+    assert at_rest(daemon)
 
 
 def connections_to(port: int) -> int:
@@ -107,6 +112,26 @@ def test_while_connecting(start: Start) -> None:
             time.sleep(0.005)
         assert time.monotonic() - left_at < 1.0
         daemon.wait_for_log('"client_abort"')
+        assert at_rest(daemon)
+
+
+def test_while_waiting_before_a_retry(start: Start) -> None:
+    """It is over long before there is another try."""
+    with ScriptedBackend(lambda _: None, raw=True) as closing:  # in the middle of the handshake
+        daemon = start(
+            {"name": "b", "url": f"https://127.0.0.1:{closing.port}", "models": ["*"]},
+            health_check={"enabled": False},
+            routing={"retry": {"initial_wait": "1h", "max_wait": "1h"}},
+        )
+        with RawClient(daemon.port) as client:
+            client.post(chat_body(), headers={"X-Request-ID": "waits"})
+            deadline = time.monotonic() + 10
+            while not closing.connections or in_flight(daemon):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        record = daemon.record("waits")
+        assert (record["outcome"], record["status"], record["attempts"]) == ("client_abort", 499, 1)
+        assert record["tried"] == [{"backend": "b", "error": "tls_failed"}]
 
 
 def test_body_that_stops_halfway(start: Start) -> None:

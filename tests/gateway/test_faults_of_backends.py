@@ -5,7 +5,6 @@ What a backend breaks is never made to look whole, and nothing is done twice.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,7 +14,9 @@ import pytest
 
 from tests.daemon import KEY, ROOT, Daemon, free_port, gateway_config
 from tests.fault_proxy import FaultProxy
+from tests.gateway.ends import at_rest, broken, split_farewell
 from tests.gateway.faults import (
+    BUSY,
     DIED_IDLE,
     EVENT,
     FAULTS,
@@ -23,11 +24,12 @@ from tests.gateway.faults import (
     WELL,
     WITHOUT_HEAD,
     Fault,
+    answering_early,
     closing_when_reused,
 )
-from tests.gateway.raw_client import Cut, RawClient, chat_body, request_bytes
+from tests.gateway.raw_client import RawClient, chat_body, request_bytes
 from tests.gateway.test_balancing import named
-from tests.gateway.test_breakers import NO_CHECKS, backends
+from tests.gateway.test_breakers import NO_CHECKS
 from tests.scripted_backend import Connection, ScriptedBackend
 
 GOOD = b'{"good":true}'
@@ -54,6 +56,7 @@ class World:
         daemon: The daemon.
         good: The good backend.
         scripted: Those that do as they are told, by name.
+        early: One that answers before it has read a request.
     """
 
     def __init__(self, stack: ExitStack, folder: Path) -> None:
@@ -66,10 +69,12 @@ class World:
         refusing.refuse()
         ignoring.ignore()
         silent.swallow = True
+        self.early = stack.enter_context(ScriptedBackend(answering_early))
         plain = stack.enter_context(ScriptedBackend(lambda _: None, raw=True))
         settings: dict[str, dict[str, object]] = {
             "refusing": {"url": f"http://{refusing.addr}"},
             "ignoring": {"url": f"http://{ignoring.addr}", "connect_timeout": "300ms"},
+            "early": {"url": self.early.url},
             "plain": {"url": f"https://127.0.0.1:{plain.port}"},
             "silent": {"url": f"https://{silent.addr}", "connect_timeout": "300ms"},
             **{name: {"url": backend.url} for name, backend in self.scripted.items()},
@@ -105,34 +110,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(stack, tmp_path_factory.mktemp("faults"))
 
 
-def at_rest(daemon: Daemon) -> bool:
-    """Wait until no backend has a request in flight; say whether that came to be."""
+def left_by(backend: ScriptedBackend, before: int) -> float:
+    """Wait until the gateway has cut one more connection than before; give the moment."""
     end = time.monotonic() + 10
-    while any(one["in_flight"] for one in backends(daemon).values()):
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-def broken(client: RawClient) -> bytes:
-    """Read the body of an answer that must not look complete, until the connection ends."""
-    if client.headers.get("transfer-encoding") == "chunked":
-        pieces: list[bytes] = []
-        with pytest.raises(Cut):
-            pieces.extend(piece for _, piece in client.pieces())
-        return b"".join(pieces)
-    body, was_reset = client.rest()
-    assert was_reset or len(body) < int(client.headers["content-length"])
-    return body
-
-
-def split_farewell(body: bytes) -> tuple[bytes, dict[str, str]]:
-    """Split a stream that broke off into what the backend sent and our last event."""
-    events, _, farewell = body.rpartition(b"data: ")
-    assert farewell.endswith(b"\n\n")
-    error: dict[str, str] = json.loads(farewell)["error"]
-    return events, error
+    while len(backend.closed_at) == before:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return backend.closed_at[before]
 
 
 @pytest.mark.parametrize("company", ["alone", "beside"])
@@ -161,7 +145,6 @@ def test_fault(world: World, fault: Fault, company: str) -> None:
             elif fault.stream:
                 body, error = split_farewell(broken(client))
                 assert body == fault.body
-                assert error["type"] == "server_error"
                 assert error["code"] == fault.code
             else:
                 assert broken(client) == fault.body
@@ -172,10 +155,7 @@ def test_fault(world: World, fault: Fault, company: str) -> None:
 
     if fault.cut:
         assert backend is not None
-        while len(backend.closed_at) == left_before:
-            assert time.monotonic() < ended_at + 10
-            time.sleep(0.01)
-        assert backend.closed_at[-1] - ended_at < 1.0
+        assert left_by(backend, left_before) - ended_at < 1.0
     record = world.daemon.record(request_id)
     name = f"{company}-{fault.at}"
     first = {"backend": name, "error": fault.code or f"status_{fault.status}"}
@@ -218,6 +198,24 @@ def test_reused_connection_that_dies(world: World, company: str) -> None:
     assert [record["tried"] for record in records] == [[], [died], [died, died]]
     assert [record["outcome"] for record in records] == ["ok", "ok", "upstream_error"]
     assert not any(map(world.asked_good, ids))
+    assert at_rest(world.daemon)
+
+
+@pytest.mark.parametrize("company", ["alone", "beside"])
+def test_answer_to_half_a_request(world: World, company: str) -> None:
+    """It is an answer; the rest is not sent there, and another backend gets all of it."""
+    body = chat_body(model=f"{company}-early", padding="x" * 16_000_000)
+    left_before = len(world.early.closed_at)
+    with RawClient(world.daemon.port, timeout_s=60) as client:
+        client.post(body, headers={"X-Request-ID": f"{company}-early"})
+        assert client.answer() == ((503, BUSY) if company == "alone" else (200, GOOD))
+        ended_at = time.monotonic()
+        assert left_by(world.early, left_before) - ended_at < 1.0
+    record = world.daemon.record(f"{company}-early")
+    assert record["attempts"] == (1 if company == "alone" else 2)
+    if company == "beside":
+        assert record["tried"] == [{"backend": "beside-early", "error": "status_503"}]
+        assert world.good.seen[-1].body == body
     assert at_rest(world.daemon)
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from tests.daemon import Daemon, free_port, gateway_config
 from tests.fault_proxy import FaultProxy
+from tests.gateway.ends import at_rest, broken, split_farewell
 from tests.gateway.faults import DONE, EVENT, PLAIN, chunk
 from tests.gateway.raw_client import RawClient, chat_body
 from tests.gateway.test_breakers import NO_CHECKS
-from tests.gateway.test_faults_of_backends import at_rest, broken, split_farewell
 from tests.scripted_backend import Connection, ScriptedBackend
 
 EVENTS = (EVENT, EVENT, DONE)
