@@ -167,6 +167,11 @@ def test_an_item_of_a_list_that_is_wrong() -> None:
     )
     assert told == ['models[0].fallback[1]: 5 is not text; put it in quotes: "5"']
     assert config.models[0].fallback == ("x", "")
+    config, told = structured(
+        {"backends": [dict(BACKEND)], "metrics": {"latency_buckets": [5, "x"]}}
+    )
+    assert told == ['metrics.latency_buckets[1]: "x" is not a whole number; want one of at least 0']
+    assert config.metrics.latency_buckets == (5, 0)
 
 
 def test_broken_values_are_not_told_again() -> None:
