@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +20,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 KEY = "sk-test-key-1"
+_DAEMON = ("-n", "--pidfile=", "llmproxy")
 
 
 def free_port() -> int:
@@ -54,6 +55,7 @@ class Daemon:
         folder: Where its files go.
         config: Its configuration; the first listener must be ``127.0.0.1:PORT``.
         environ: Further environment variables.
+        under: A command that runs it, in the same process.
 
     Attributes:
         port: Its port.
@@ -61,13 +63,18 @@ class Daemon:
     """
 
     def __init__(
-        self, folder: Path, config: Mapping[str, Any], environ: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        environ: Mapping[str, str] | None = None,
+        under: Sequence[str] = (),
     ) -> None:
         self._folder = folder
         self._file = folder / "llmproxy.yaml"
         self._file.write_text(yaml.safe_dump(dict(config), sort_keys=False))
         self._output = folder / "output.log"
         self._environ = {**os.environ, **(environ or {})}
+        self._under = under
         self.port = int(str(config["server"]["listen"]).rpartition(":")[2])
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
@@ -88,7 +95,7 @@ class Daemon:
         """Start it and wait until it answers."""
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
-                [str(BIN / "twistd"), "-n", "--pidfile=", "llmproxy", "--config", str(self._file)],
+                [*self._under, str(BIN / "twistd"), *_DAEMON, "--config", str(self._file)],
                 cwd=ROOT,
                 env=self._environ,
                 stdin=subprocess.DEVNULL,
