@@ -20,7 +20,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 KEY = "sk-test-key-1"
-_DAEMON = ("-n", "--pidfile=", "llmproxy")
+_OPTIONS = ("-n", "--pidfile=", "llmproxy")
 
 
 def free_port() -> int:
@@ -56,6 +56,7 @@ class Daemon:
         config: Its configuration; the first listener must be ``127.0.0.1:PORT``.
         environ: Further environment variables.
         under: A command that runs it, in the same process.
+        twistd: The program; with one of another environment, the checkout is out of its sight.
 
     Attributes:
         port: Its port.
@@ -68,13 +69,15 @@ class Daemon:
         config: Mapping[str, Any],
         environ: Mapping[str, str] | None = None,
         under: Sequence[str] = (),
+        twistd: Path = BIN / "twistd",
     ) -> None:
         self._folder = folder
         self._file = folder / "llmproxy.yaml"
         self._file.write_text(yaml.safe_dump(dict(config), sort_keys=False))
         self._output = folder / "output.log"
         self._environ = {**os.environ, **(environ or {})}
-        self._under = under
+        self._command = [*under, str(twistd), *_OPTIONS, "--config", str(self._file)]
+        self._working_directory = ROOT if twistd.parent == BIN else folder
         self.port = int(str(config["server"]["listen"]).rpartition(":")[2])
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
@@ -95,8 +98,8 @@ class Daemon:
         """Start it and wait until it answers."""
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
-                [*self._under, str(BIN / "twistd"), *_DAEMON, "--config", str(self._file)],
-                cwd=ROOT,
+                self._command,
+                cwd=self._working_directory,
                 env=self._environ,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

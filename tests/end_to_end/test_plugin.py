@@ -2,62 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
-import sysconfig
-import venv
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.daemon import BIN, ROOT
+from tests.end_to_end.packages import install, make_environment, purelib, run
 
 PLUGIN = "twisted/plugins/llmproxy_plugin.py"
-LIMIT_S = 180
-
-
-def run(*command: object, folder: Path, **environ: str) -> str:
-    """Run a command that must succeed; give what it printed."""
-    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    ended = subprocess.run(
-        [str(part) for part in command],
-        cwd=folder,
-        env={**inherited, **environ},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return ended.stdout
-
-
-def make_environment(folder: Path) -> Path:
-    """Make a virtual environment with this one's packages, but for ours; give its Python.
-
-    Twisted is copied, because installations put a file into it; the others are linked.
-    """
-    venv.create(folder, symlinks=True, with_pip=False)
-    python = folder / "bin" / "python"
-    here = Path(sysconfig.get_path("purelib"))
-    there = Path(run(python, "-c", _PRINT_PURELIB, folder=folder).strip())
-    for entry in here.iterdir():
-        name = entry.name.lower()
-        if entry.suffix == ".pth" or name.startswith(("llmproxy", "__editable__")):
-            continue
-        if name == "twisted":
-            unwanted = shutil.ignore_patterns("test", "dropin.cache", "llmproxy_plugin*")
-            shutil.copytree(entry, there / entry.name, ignore=unwanted)
-        else:
-            (there / entry.name).symlink_to(entry)
-    return python
-
-
-_PRINT_PURELIB = "import sysconfig; print(sysconfig.get_path('purelib'))"
 _PRINT_FILES = (
     "import llmproxy.tap, twisted.plugins.llmproxy_plugin as plugin;"
     "print(plugin.__file__); print(llmproxy.__file__)"
@@ -74,31 +27,6 @@ def assert_found(python: Path, folder: Path, place: Path, **environ: str) -> Non
     assert [line for line in listed.splitlines() if line.split()[:1] == ["llmproxy"]]
     options = run(python, BIN / "twistd", "llmproxy", "--help", folder=folder, **environ)
     assert "--config=" in options
-
-
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the checkout: builds leave files behind."""
-    copy = tmp_path_factory.mktemp("sources") / "llmproxy"
-    unwanted = shutil.ignore_patterns(
-        ".*", "build", "dist", "*.egg-info", "__pycache__", "dropin.cache", "node_modules"
-    )
-    return Path(shutil.copytree(ROOT, copy, ignore=unwanted)).resolve()
-
-
-@pytest.fixture(scope="module")
-def wheel(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel made of it, by the build backend that pyproject.toml names."""
-    out = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", out, sources, folder=out)
-    (made,) = out.glob("*.whl")
-    return made
-
-
-def install(python: Path, folder: Path, what: Sequence[object]) -> None:
-    """Install into an environment with this one's pip."""
-    pip = (sys.executable, "-m", "pip", "--python", python)
-    run(*pip, "install", "-q", "--no-deps", *what, folder=folder)
 
 
 def test_the_checkout_leaves_twisteds_packages_alone() -> None:
@@ -128,8 +56,7 @@ def test_from_a_wheel(wheel: Path, tmp_path: Path) -> None:
     """Installed as a release is; the ``llmproxy`` command comes with it."""
     python = make_environment(tmp_path / "venv")
     install(python, tmp_path, [wheel])
-    place = Path(run(python, "-c", _PRINT_PURELIB, folder=tmp_path).strip()).resolve()
-    assert_found(python, tmp_path / "empty", place)
+    assert_found(python, tmp_path / "empty", purelib(python))
     said = run(python.parent / "llmproxy", "--version", folder=tmp_path)
     assert wheel.name.split("-")[1] in said
 
