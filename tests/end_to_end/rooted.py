@@ -19,7 +19,7 @@ import attrs
 
 from tests.end_to_end.packages import run
 
-_OURS = re.compile(r"(?<![\w./-])/(?=(?:etc|opt|src|var)/|src\b)")
+_OURS = re.compile(r"(?<![\w./])/(?=(?:etc|opt|src|var)/|src\b)")
 """Where a path begins that is to lead into the folder."""
 
 
