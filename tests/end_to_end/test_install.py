@@ -14,7 +14,7 @@ import yaml
 
 from llmproxy.config.model import Server
 from tests.daemon import ROOT, Daemon, free_port
-from tests.end_to_end.packages import only_from
+from tests.end_to_end.packages import copy_sources, only_from
 from tests.end_to_end.rooted import Rooted
 from tests.end_to_end.test_readme import shell_commands
 from tests.end_to_end.test_units import SERVICE, SOCKET, WORKERS, value
@@ -49,8 +49,9 @@ def answer(daemon: Daemon, key: str) -> int:
 
 
 @pytest.mark.slow
-def test_on_a_machine(sources: Path, wheelhouse: Path, tmp_path: Path) -> None:
+def test_on_a_machine(wheelhouse: Path, tmp_path: Path) -> None:
     """Installed, run as the unit runs it, upgraded and run again."""
+    sources = copy_sources(tmp_path)
     machine = Rooted(tmp_path / "root", dict(only_from(wheelhouse)))
     units = machine.place("/etc/systemd/system")
     units.mkdir(parents=True)

@@ -205,6 +205,8 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Traced:
     strace = find_program("strace")
     if not strace:
         pytest.skip("strace is not installed (Debian: strace)")
+    if subprocess.run([strace, "-o", "/dev/null", "true"], timeout=60, check=False).returncode:
+        pytest.skip("strace may not trace here")
     folder = tmp_path_factory.mktemp("traced")
     authority = Authority(folder, "ca")
     cert_file, key_file = authority.issue("127.0.0.1", "localhost")
@@ -274,7 +276,7 @@ def test_its_system_calls_are_allowed(traced: Traced) -> None:
                 allowed -= syscalls(group)
             else:
                 allowed |= syscalls(group)
-    assert {"read", "epoll_wait", "sendmsg", "fdatasync"} <= allowed & traced.names
+    assert {"read", "sendmsg", "fdatasync"} <= allowed & traced.names
     # SQLite leaves its files to their owner, when it is root that runs it.
     only_root = {"fchown"} if os.geteuid() == 0 else set()
     assert traced.names - only_root <= allowed
