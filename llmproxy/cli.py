@@ -21,7 +21,7 @@ from llmproxy.commands.spool import spool
 from llmproxy.commands.usage import usage
 from llmproxy.commands.usage_records import records, sessions
 from llmproxy.config.keys import static_keys
-from llmproxy.config.load import load_config
+from llmproxy.config.load import load_file
 from llmproxy.config.model import Config
 from llmproxy.config.model_stores import RateLimit
 from llmproxy.errors import ConfigError
@@ -56,7 +56,7 @@ def check_config(file: str) -> None:
     when the daemon would accept it, else with 1.
     """
     try:
-        config = load_config(file, os.environ)
+        loaded = load_file(file, os.environ)
     except ConfigError as error:
         for problem in error.problems:
             click.echo(str(problem), err=True)
@@ -64,8 +64,9 @@ def check_config(file: str) -> None:
         click.echo(f"{count} problem{'' if count == 1 else 's'}", err=True)
         raise SystemExit(1) from None
     click.echo(f"{file}: ok")
-    for line in summary(config):
+    for line in summary(loaded.config):
         click.echo(f"  {line}")
+    click.echo(f"  digest: {loaded.digest}")
 
 
 def summary(config: Config) -> Iterator[str]:

@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 
 import llmproxy
 from llmproxy.cli import main
+from llmproxy.config.load import load_file
 
 GOOD = """\
 server: {listen: [":8000", "[::1]:9000"]}
@@ -34,6 +35,7 @@ def test_a_good_file_is_summed_up_without_secrets(tmp_path: Path) -> None:
     result = check(file, LLMPROXY_TEST_KEY="s3cret-2")
     assert result.exit_code == 0
     assert result.stderr == ""
+    environ = {"LLMPROXY_TEST_KEY": "s3cret-2"}
     assert result.stdout.splitlines() == [
         f"{file}: ok",
         "  listens on :8000, [::1]:9000",
@@ -43,6 +45,7 @@ def test_a_good_file_is_summed_up_without_secrets(tmp_path: Path) -> None:
         "  authentication: static: 2 keys",
         "  limits: none but those of keys (counted in memory)",
         "  admin API: off",
+        f"  digest: {load_file(str(file), environ).digest}",
     ]
 
 
@@ -51,7 +54,7 @@ def test_how_users_of_opencode_log_in(tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
     file.write_text(GOOD + "opencode: {enabled: true, url: 'https://gw.example'}\n")
     lines = check(file, LLMPROXY_TEST_KEY="s3cret-2").stdout.splitlines()
-    assert lines[-1] == "  OpenCode: users type: opencode auth login https://gw.example"
+    assert lines[-2] == "  OpenCode: users type: opencode auth login https://gw.example"
 
 
 SOURCES = """\
@@ -79,7 +82,7 @@ def test_sources_of_keys_limits_and_the_admin_listener(tmp_path: Path) -> None:
     result = check(file)
     assert (result.exit_code, result.stderr) == (0, "")
     assert "s3cret" not in result.stdout
-    assert result.stdout.splitlines()[4:] == [
+    assert result.stdout.splitlines()[4:-1] == [
         "  authentication: static: 1 key, local (builtin), iam (webhook)",
         "  limits of all requests (counted in redis main): max_concurrent 100",
         "  limits of each key (counted in redis main): requests_per_minute 60, burst_size 20",
@@ -138,7 +141,7 @@ def test_what_nobody_expected_is_not_hidden(
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("llmproxy.cli.load_config", broken)
+    monkeypatch.setattr("llmproxy.cli.load_file", broken)
     assert isinstance(check(tmp_path).exception, ZeroDivisionError)
 
 

@@ -7,19 +7,24 @@ process: they start from its working directory.
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+
+import attrs
 
 from llmproxy.config.checks import check
 from llmproxy.config.checks_admin import check_admin
 from llmproxy.config.checks_auth import check_auth
 from llmproxy.config.checks_limits import check_limits
 from llmproxy.config.checks_opencode import check_opencode
+from llmproxy.config.checks_restart import check_restart
 from llmproxy.config.checks_storage import check_storage
 from llmproxy.config.checks_tls import check_tls
 from llmproxy.config.checks_usage import check_usage
+from llmproxy.config.digest import digest
 from llmproxy.config.files import (
     FindCaFault,
     FindTlsFault,
@@ -30,7 +35,7 @@ from llmproxy.config.files import (
     check_spool_dir,
     read_secrets,
 )
-from llmproxy.config.findings import Findings, quoted
+from llmproxy.config.findings import Findings, path_text, quoted
 from llmproxy.config.keys import check_keys
 from llmproxy.config.model import Config
 from llmproxy.config.structure import structure
@@ -44,17 +49,61 @@ _MISMATCHES = frozenset(("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFI
 _CERTIFICATE = re.compile(r"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----")
 
 
+@attrs.frozen
+class LoadedConfig:
+    """What a file says.
+
+    Attributes:
+        config: The configuration.
+        file: The file's name.
+        digest: The configuration's; see `llmproxy.config.digest`.
+        lines: The line of each key path that stands in it, as problems name it.
+    """
+
+    config: Config
+    file: str
+    digest: str
+    lines: Mapping[str, int] = attrs.field(repr=False)
+
+    def located(self, problems: Iterable[Problem]) -> tuple[Problem, ...]:
+        """Say of problems that were found elsewhere where in the file their cause stands."""
+        return tuple(
+            attrs.evolve(problem, line=self._line(problem.path), file=self.file)
+            for problem in problems
+        )
+
+    def _line(self, path: str) -> int:
+        while path and path not in self.lines:
+            path = path[: max(path.rfind("."), path.rfind("["), 0)]
+        return self.lines.get(path, 0)
+
+
 def load_config(path: str, environ: Mapping[str, str]) -> Config:
+    """Load a configuration file, and take no note of where things stand in it; see `load_file`."""
+    return _load(path, environ, None)[0]
+
+
+def load_file(
+    path: str, environ: Mapping[str, str], in_force: Config | None = None
+) -> LoadedConfig:
     """Load a configuration file.
 
     Args:
         path: The file.
         environ: What ``${NAME}`` refers to.
+        in_force: What it is to follow in a running daemon; None: it is for a new one.
 
     Raises:
         ConfigError: It cannot be read or used; with every problem found.
     """
+    config, findings = _load(path, environ, in_force)
+    lines = {path_text(place): line for place, line in findings.lines.items()}
+    return LoadedConfig(config, path, digest(config), lines)
 
+
+def _load(
+    path: str, environ: Mapping[str, str], in_force: Config | None
+) -> tuple[Config, Findings]:
     def unreadable(reason: str, line: int = 0) -> ConfigError:
         return ConfigError((Problem(path="", message=reason, line=line, file=path),))
 
@@ -73,15 +122,21 @@ def load_config(path: str, environ: Mapping[str, str]) -> Config:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise unreadable("is not UTF-8 text", line) from None
-    return parse_config(
+    findings = Findings(path)
+    config = _parse(
         text,
         environ,
-        file=path,
+        findings,
         read_file=_read_file,
         is_directory=_is_directory,
         find_tls_fault=_find_tls_fault,
         find_ca_fault=_find_ca_fault,
     )
+    if in_force is not None:
+        check_restart(in_force, config, findings)
+    if findings:
+        raise findings.error()
+    return config, findings
 
 
 def parse_config(
@@ -111,6 +166,35 @@ def parse_config(
         ConfigError: It cannot be used; with every problem found.
     """
     findings = Findings(file)
+    config = _parse(
+        text,
+        environ,
+        findings,
+        read_file=read_file,
+        is_directory=is_directory,
+        find_tls_fault=find_tls_fault,
+        find_ca_fault=find_ca_fault,
+    )
+    if findings:
+        raise findings.error()
+    return config
+
+
+def _parse(
+    text: str,
+    environ: Mapping[str, str],
+    findings: Findings,
+    *,
+    read_file: ReadFile,
+    is_directory: Callable[[str], bool],
+    find_tls_fault: FindTlsFault,
+    find_ca_fault: FindCaFault,
+) -> Config:
+    """Make the configuration of a text, with stand-ins where there are findings.
+
+    Raises:
+        ConfigError: There is nothing in it that could be one.
+    """
     tree = read_tree(text, environ, findings)
     if tree is BROKEN:
         raise findings.error()
@@ -132,8 +216,6 @@ def parse_config(
     check_logs(config, is_directory, findings)
     check_db_path(config, is_directory, findings)
     check_spool_dir(config, is_directory, findings)
-    if findings:
-        raise findings.error()
     return config
 
 
@@ -142,7 +224,7 @@ def _read_file(path: str) -> str:
 
 
 def _is_directory(path: str) -> bool:
-    return Path(path).is_dir()
+    return os.path.isdir(path)  # where Path.is_dir raises for some names, this says no
 
 
 def _find_tls_fault(cert_file: str, key_file: str) -> tuple[str, str] | None:

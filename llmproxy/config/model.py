@@ -99,6 +99,9 @@ class Server:
     write_stall_timeout: Duration = setting(
         "a client that takes nothing for so long is cut off", Duration(60.0)
     )
+    drain_delay: Duration = setting(
+        "after SIGTERM: how long /ready says 503 before the listeners close", Duration(1.0)
+    )
     drain_timeout: Duration = setting("how long streams may go on after SIGTERM", Duration(600.0))
     trusted_proxies: tuple[Cidr | Literal["unix:"], ...] = setting(
         'networks whose X-Forwarded-For is believed; "unix:": who comes by a Unix socket', ()
