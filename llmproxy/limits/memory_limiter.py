@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from llmproxy.config.model_stores import RateLimit
-from llmproxy.entitlements import NO_LIMITS, Quota, Standing
+from llmproxy.entitlements import NO_LIMITS, Limits, Quota, Standing
 from llmproxy.errors import GatewayError, QuotaExceeded
 from llmproxy.interfaces import ICounterStore, IGrant, ILimiter
 from llmproxy.limits.quota_counter import QuotaCounter
@@ -62,24 +62,38 @@ class MemoryLimiter(Service):
         counters: ICounterStore | None = None,
     ) -> None:
         self.refused: Counter[tuple[Scope, Kind]] = Counter()
-        self._rules = rules = LimitRules.from_config(settings)
         self._now = now
         self.monotonic_ns = monotonic_ns
-        self.ledger = QuotaLedger(
-            counters, clock=clock, now=now, deny=settings.on_storage_failure == "deny"
-        )
-        self._overall = ScopeCount("global", rules.overall) if rules.overall != NO_LIMITS else None
-        self._models = {
-            model: ScopeCount("model", limits) for model, limits in rules.per_model.items()
-        }
+        self.ledger = QuotaLedger(counters, clock=clock, now=now)
+        self._overall: ScopeCount | None = None
+        self._models: dict[str, ScopeCount] = {}
         self._keys: dict[str, ScopeCount] = {}
-        self._keys_are_free = rules.per_key == NO_LIMITS
+        self.hold_to(settings)
         self._free = _FreeGrant()
         self._sweeps = LoopingCall(self._swept)
         self._sweeps.clock = clock
 
     def __repr__(self) -> str:
         return f"<MemoryLimiter keys={len(self._keys)} {self.ledger!r}>"
+
+    def hold_to(self, settings: RateLimit) -> None:
+        """Hold requests to other limits from now on.
+
+        What was used stays used, and who runs still counts; but where nothing was limited before,
+        only requests that begin from now on are counted.
+        """
+        self._rules = rules = LimitRules.from_config(settings)
+        self.ledger.deny = settings.on_storage_failure == "deny"
+        now_ns = self.monotonic_ns()
+        self._overall = _held(self._overall, "global", rules.overall, now_ns)
+        models = {
+            model: _held(self._models.get(model), "model", limits, now_ns)
+            for model, limits in rules.per_model.items()
+        }
+        self._models = {model: count for model, count in models.items() if count is not None}
+        self._keys_are_free = rules.per_key == NO_LIMITS
+        for key in self._keys.values():
+            key.hold_to(rules.of_key(key.own), key.own, now_ns)
 
     def startService(self) -> None:
         """Begin to flush and to sweep."""
@@ -238,6 +252,16 @@ class MemoryLimiter(Service):
         for key_id in idle:
             del self._keys[key_id]
         self.ledger.sweep()
+
+
+def _held(count: ScopeCount | None, scope: Scope, limits: Limits, now_ns: int) -> ScopeCount | None:
+    """Give what counts a scope under these limits; None when there is nothing to count."""
+    if limits == NO_LIMITS:
+        return None
+    if count is None:
+        return ScopeCount(scope, limits)
+    count.hold_to(limits, None, now_ns)
+    return count
 
 
 @implementer(IGrant)

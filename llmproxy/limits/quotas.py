@@ -42,6 +42,9 @@ class QuotaLedger:
         now: Gives the wall clock's time, seconds since the epoch.
         deny: Whether a key whose counter cannot be loaded is refused; else it counts from
             ``used_before`` until the store is back, and then on top of what is stored.
+
+    Attributes:
+        deny: As the argument; it may change.
     """
 
     _log = Logger()
@@ -56,7 +59,7 @@ class QuotaLedger:
     ) -> None:
         self._store = store
         self._now = now
-        self._deny = deny
+        self.deny = deny
         self._counters: dict[str, QuotaCounter] = {}
         self._loading: dict[str, list[Deferred[None]]] = {}
         self._due: dict[str, QuotaCounter] = {}
@@ -128,7 +131,7 @@ class QuotaLedger:
             said = await self._store.begin_quota_use({key_id: (counter.starts_s, counter.start)})
         except StoreUnavailable as error:
             self._store_failed(str(error))
-            if self._deny:
+            if self.deny:
                 raise
         else:
             self._store_answered()

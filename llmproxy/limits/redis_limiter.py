@@ -95,9 +95,7 @@ class RedisLimiter(Service):
         prefix: str = "llmproxy:limits:",
         now_us: Callable[[], int] | None = None,
     ) -> None:
-        self._rules = LimitRules.from_config(settings)
         self._redis = redis
-        self._allows = settings.on_storage_failure == "allow"
         self._process_id = process_id
         self._clock = clock
         self._prefix = prefix.encode("utf-8")
@@ -120,10 +118,17 @@ class RedisLimiter(Service):
             settlements=self._settlements,
         )
         self._plans: dict[tuple[str, str | None], Plan] = {}
+        self.hold_to(settings)
         self._last_lease = 0
         self._paused_until_s = 0.0
         self.allowed_unchecked = 0
         self.refused: Counter[tuple[Scope, Kind]] = Counter()
+
+    def hold_to(self, settings: RateLimit) -> None:
+        """Hold requests to other limits from now on; what was used stays used."""
+        self._rules = LimitRules.from_config(settings)
+        self._allows = settings.on_storage_failure == "allow"
+        self._plans.clear()
 
     def __repr__(self) -> str:
         return (

@@ -423,6 +423,52 @@ class ScopeContract:
         assert seen["max_concurrent"].reset_s == 0
 
 
+class ReloadContract:
+    """Other limits, while requests run."""
+
+    async def test_another_rate(self: MakesRigs) -> None:
+        """What was used stays used; what is new counts from now on."""
+        rig = await self.make_rig(RateLimit(per_key=limits(requests_per_minute=10)))
+        for _ in range(6):
+            await take(rig)
+        rig.limiter.hold_to(RateLimit(per_key=limits(requests_per_minute=8)))
+        assert await remaining(rig, "requests_per_minute") == 2
+        rig.limiter.hold_to(RateLimit(per_key=limits(requests_per_minute=6)))
+        assert type(await refused(rig)) is RateLimited
+        rig.limiter.hold_to(RateLimit(per_key=limits(requests_per_minute=60)))
+        assert await remaining(rig, "requests_per_minute") == 54
+
+    async def test_fewer_at_once_than_run(self: MakesRigs) -> None:
+        """Those that run go on; the next is let in when there are few enough."""
+        rig = await self.make_rig(RateLimit(per_key=limits(max_concurrent=3)))
+        grants = [await take(rig) for _ in range(3)]
+        rig.limiter.hold_to(RateLimit(per_key=limits(max_concurrent=2)))
+        for grant in grants[:2]:
+            assert type(await refused(rig)) is RateLimited
+            await settle(rig, grant)
+        await take(rig)
+        assert type(await refused(rig)) is RateLimited
+
+    async def test_limits_that_go_and_come(self: MakesRigs) -> None:
+        """Nothing limits while there are none; who began meanwhile can be settled later."""
+        settings = RateLimit(
+            per_key=limits(max_concurrent=1),
+            global_=limits(max_concurrent=1),
+            per_model={"m": limits(max_concurrent=1)},
+        )
+        rig = await self.make_rig(settings)
+        grants = [await take(rig)]
+        rig.limiter.hold_to(RateLimit(enabled=False))
+        grants += [await take(rig) for _ in range(3)]
+        rig.limiter.hold_to(settings)
+        for grant in grants:
+            await settle(rig, grant)
+        last = await take(rig)
+        assert type(await refused(rig)) is RateLimited
+        await settle(rig, last)
+        await take(rig)
+
+
 class QuotaContract:
     """Budgets of tokens."""
 
@@ -561,5 +607,5 @@ class QuotaContract:
         assert await rig.limiter.quota_used({"a": quota}) == {"a": 10}
 
 
-class LimiterContract(RateContract, ScopeContract, QuotaContract):
+class LimiterContract(RateContract, ScopeContract, ReloadContract, QuotaContract):
     """All of it."""

@@ -14,7 +14,6 @@ from twisted.internet.task import Clock
 
 from llmproxy.config.model_stores import Cache, RateLimit
 from llmproxy.config.setting import Duration
-from llmproxy.interfaces import ILimiter
 from llmproxy.limits.redis_limiter import RedisLimiter
 from llmproxy.stores.redis import RedisConnections
 from tests.limits.rig import START_S
@@ -59,7 +58,7 @@ class RedisRig:
             prefix=prefix,
             now_us=lambda: self.now_us,
         )
-        self.limiter: ILimiter = self.redis_limiter
+        self.limiter = self.redis_limiter
 
     def advance(self, seconds: float) -> None:
         """Let time pass for the scripts, and for the renewals that are due."""

@@ -10,7 +10,9 @@ from llmproxy.config import model_stores
 from llmproxy.config.model_stores import RateLimit
 from llmproxy.entitlements import LimitStanding, OwnLimits, Quota, Standing
 from llmproxy.errors import GatewayError
-from llmproxy.interfaces import IGrant, ILimiter
+from llmproxy.interfaces import IGrant
+from llmproxy.limits.memory_limiter import MemoryLimiter
+from llmproxy.limits.redis_limiter import RedisLimiter
 from llmproxy.values import Demand, Principal
 
 START_S = 1_709_164_800.0
@@ -24,7 +26,7 @@ class LimiterRig(Protocol):
     """A limiter, and its time, which stands still but for `advance`."""
 
     @property
-    def limiter(self) -> ILimiter:
+    def limiter(self) -> MemoryLimiter | RedisLimiter:
         """The one under test."""
 
     def advance(self, seconds: float) -> None:
