@@ -81,23 +81,66 @@ class BackendDirectory:
         fallback: Sequence[str] = (),
         created: int = 0,
     ) -> None:
-        self._states = {
-            identity.name: BackendState(identity, client, Breaker(breaker), SlowStart(slow_start_s))
-            for identity, client in backends
-        }
-        self._strategy = strategy
+        self._states: dict[str, BackendState] = {}
         self._clock = clock
-        self._max_ejected_percent = max_ejected_percent
         self._queue = queue
-        self._capped = any(identity.max_concurrent for identity, _ in backends)
-        if self._capped:
-            for state in self._states.values():
-                state.on_room = self._look
-        self._fallback = tuple(fallback)
-        self._models = ConfiguredModels(models, created, fallback)
         self._created = created
         # What `route` found, until a backend lists other models: clients ask for few names.
         self._routes: dict[str, ModelRoute] = {}
+        self._put(backends, strategy, breaker, max_ejected_percent, slow_start_s, models, fallback)
+
+    def replace(
+        self,
+        backends: Sequence[tuple[Backend, IUpstreamClient]],
+        strategy: IStrategy,
+        *,
+        breaker: BreakerSettings,
+        max_ejected_percent: float,
+        slow_start_s: float,
+        models: Sequence[Model],
+        fallback: Sequence[str],
+    ) -> None:
+        """Go on with another configuration; each argument is as the constructor's.
+
+        The state of a backend is that of the backend with the same URL before; where several have
+        that URL, that of the one with the same name as well, if there is one. What is new starts
+        slowly. What is gone is given no further requests. Those that wait go on waiting, unless
+        there is room now, or nobody left to wait for.
+        """
+        before = set(self._states.values())
+        self._put(backends, strategy, breaker, max_ejected_percent, slow_start_s, models, fallback)
+        now_s = self._clock.seconds()
+        for state in self._states.values():
+            if state not in before:
+                state.start_slowly(now_s)
+        self._look()
+
+    def _put(
+        self,
+        backends: Sequence[tuple[Backend, IUpstreamClient]],
+        strategy: IStrategy,
+        breaker: BreakerSettings,
+        max_ejected_percent: float,
+        slow_start_s: float,
+        models: Sequence[Model],
+        fallback: Sequence[str],
+    ) -> None:
+        kept = _kept(list(self._states.values()), [identity for identity, _ in backends])
+        self._capped = any(identity.max_concurrent for identity, _ in backends)
+        self._states = {}
+        for identity, client in backends:
+            state = kept.get(identity.name)
+            if state is None:
+                state = BackendState(identity, client, Breaker(breaker), SlowStart(slow_start_s))
+            else:
+                state.become(identity, client, breaker, slow_start_s)
+            state.on_room = self._look if self._capped else None
+            self._states[identity.name] = state
+        self._strategy = strategy
+        self._max_ejected_percent = max_ejected_percent
+        self._fallback = tuple(fallback)
+        self._models = ConfiguredModels(models, self._created, fallback)
+        self._routes.clear()
 
     def __repr__(self) -> str:
         states = ", ".join(
@@ -270,6 +313,10 @@ class BackendDirectory:
         """Say when the last piece of an answer of a backend came; see `IBackendActivity`."""
         return self._states[name].last_piece_s()
 
+    def known_health(self) -> dict[str, tuple[Health, str]]:
+        """Give the health of each backend, and the reason for it, whatever administrators do."""
+        return {state.name: (state.health, state.reason) for state in self._states.values()}
+
     # IHealthSink, and the model lists' own door
 
     def set_health(self, name: str, state: str, reason: str) -> None:
@@ -293,6 +340,23 @@ class BackendDirectory:
         self._states[name].listed = models
         self._routes.clear()
         self._look()
+
+
+def _kept(before: list[BackendState], identities: Sequence[Backend]) -> dict[str, BackendState]:
+    """Give the states that live on, by the names that they have from now on."""
+    kept: dict[str, BackendState] = {}
+    for same_name in (True, False):
+        for identity in identities:
+            for state in before:
+                if (
+                    identity.name not in kept
+                    and state.identity.url == identity.url
+                    and (state.name == identity.name or not same_name)
+                ):
+                    kept[identity.name] = state
+                    before.remove(state)
+                    break
+    return kept
 
 
 def _may_use(principal: Principal, model_id: str) -> bool:

@@ -65,10 +65,13 @@ class FairQueue(Generic[T]):
 
     Args:
         limit: How many may wait.
+
+    Attributes:
+        limit: As the argument; it may change, and nobody is turned out by that alone.
     """
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._lines: dict[str, _Line[T]] = {}
         self._order: list[tuple[float, int, str]] = []  # of lines; those out of date are skipped
         self._numbers = count()
@@ -76,7 +79,7 @@ class FairQueue(Generic[T]):
         self._length = 0
 
     def __repr__(self) -> str:
-        return f"<FairQueue {self._length} of {self._limit} waiting, {len(self._lines)} keys>"
+        return f"<FairQueue {self._length} of {self.limit} waiting, {len(self._lines)} keys>"
 
     def __len__(self) -> int:
         return self._length
@@ -98,7 +101,7 @@ class FairQueue(Generic[T]):
             Its place, None when there is no room for it; and who was turned out for it, if anybody.
         """
         turned_out = None
-        if self._length >= self._limit:
+        if self._length >= self.limit:
             turned_out = self._make_room(key)
             if turned_out is None:
                 return None, None

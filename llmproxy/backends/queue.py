@@ -73,11 +73,10 @@ class BackendQueue:
     """
 
     def __init__(self, max_waiting: int, max_wait_s: float, clock: IReactorTime) -> None:
-        self._max_waiting = max_waiting
-        self._max_wait_s = max_wait_s
         self._clock = clock
         self._timeouts = Timeouts(clock)
         self._queues: dict[str, FairQueue[_Request]] = {}
+        self.hold_to(max_waiting, max_wait_s)
         self._interval_s = SHORTEST_RETRY_S
         self._last_given_s = clock.seconds()
         self.turned_away = 0
@@ -85,6 +84,16 @@ class BackendQueue:
 
     def __repr__(self) -> str:
         return f"<BackendQueue {self.waiting} waiting for {len(self._queues)} models>"
+
+    def hold_to(self, max_waiting: int, max_wait_s: float) -> None:
+        """Hold those that come from now on to other limits; arguments as the constructor's.
+
+        Those that wait already keep their places and their time.
+        """
+        self._max_waiting = max_waiting
+        self._max_wait_s = max_wait_s
+        for queue in self._queues.values():
+            queue.limit = max_waiting
 
     @property
     def waiting(self) -> int:

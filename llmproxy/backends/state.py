@@ -1,4 +1,4 @@
-"""What changes about one backend, beside its identity, which does not.
+"""What changes about one backend, beside its identity, which only a reload replaces.
 
 It keeps what is known, and what follows from it for the next request; it chooses nothing, sends
 nothing and has no clock.
@@ -16,7 +16,7 @@ from zope.interface import implementer
 from llmproxy.backends.models import ListedModel, matches_any
 from llmproxy.interfaces import ICandidate, IProgress, IUpstreamClient
 from llmproxy.values import Backend, BackendStatus, Evidence
-from llmproxy.vitals.breaker import Breaker
+from llmproxy.vitals.breaker import Breaker, BreakerSettings
 from llmproxy.vitals.latency import PeakEwma
 from llmproxy.vitals.slow_start import SlowStart
 
@@ -73,6 +73,25 @@ class BackendState:
         self.name = self.identity.name
         self.full_weight = self.identity.weight
         self.weight = self.full_weight
+
+    def become(
+        self,
+        identity: Backend,
+        client: IUpstreamClient,
+        breaker: BreakerSettings,
+        slow_start_s: float,
+    ) -> None:
+        """Take another identity, and other rules; what is known of it stays.
+
+        Leases that are out keep the identity and the client that they began with.
+        """
+        self.identity = identity
+        self.client = client
+        self.breaker.settings = breaker
+        self.slow_start.length_s = slow_start_s
+        self.name = identity.name
+        self.full_weight = identity.weight
+        self.settled = False  # what counts of the weight is found out with the next look
 
     def serves(self, model: str) -> bool:
         """Say whether it takes requests for a model, be it up or not.

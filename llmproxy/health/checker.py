@@ -6,7 +6,7 @@ routing or of what follows from a verdict.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from random import Random
 from typing import Any, Final
@@ -27,7 +27,7 @@ from llmproxy.backends.bounded_body import BodyTooLong, read_bounded
 from llmproxy.backends.identity import own_headers
 from llmproxy.backends.reasons import AskTimedOut, reason_of
 from llmproxy.config.model import HealthCheck
-from llmproxy.health.thresholds import HealthThresholds, Result
+from llmproxy.health.thresholds import Health, HealthThresholds, Result
 from llmproxy.interfaces import IBackendActivity, IHealthSink
 from llmproxy.rounds import Rounds
 from llmproxy.values import Backend
@@ -56,6 +56,7 @@ class HealthChecker(Service):
         activity: Tells which backends are at work although they do not answer.
         clock: The reactor's time.
         random: Spreads the checks.
+        known: What was known of them before, by name: their state and the reason for it.
     """
 
     _log = Logger()
@@ -70,20 +71,21 @@ class HealthChecker(Service):
         activity: IBackendActivity,
         clock: IReactorTime,
         random: Random,
+        known: Mapping[str, tuple[Health, str]] | None = None,
     ) -> None:
+        known = known or {}
         self._settings = settings
         self._sink = sink
         self._activity = activity
         self._clock = clock
         self._random = random
-        self._patients = [
-            _Patient(
-                backend,
-                client_for(backend),
-                HealthThresholds(settings.unhealthy_threshold, settings.healthy_threshold),
+        self._patients = []
+        for backend in backends:
+            health, reason = known.get(backend.name, ("up", ""))
+            thresholds = HealthThresholds(
+                settings.unhealthy_threshold, settings.healthy_threshold, health
             )
-            for backend in backends
-        ]
+            self._patients.append(_Patient(backend, client_for(backend), thresholds, reason))
         self._rounds = [
             Rounds(
                 partial(self._round, patient),

@@ -13,8 +13,9 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from llmproxy.backends.directory import BackendDirectory
-from llmproxy.backends.lease import LONGEST_REST_S
+from llmproxy.backends.lease import LONGEST_REST_S, LeaseReleasedTwice
 from llmproxy.backends.models import ListedModel
+from llmproxy.balancing.round_robin import RoundRobin
 from llmproxy.config.model import Model
 from llmproxy.config.setting import Duration
 from llmproxy.errors import BackendsFull, ModelNotAllowed, ModelNotFound, NoBackend
@@ -29,7 +30,16 @@ from llmproxy.interfaces import (
     IStrategy,
 )
 from llmproxy.values import ANONYMOUS, Backend, BackendStatus, ModelCard, ModelRoute, Principal
-from tests.backends.made import Progress, backend, make_directory, no_affinity
+from llmproxy.vitals.breaker import BreakerSettings
+from tests.backends.made import (
+    BREAKER,
+    SLOW_START_S,
+    Client,
+    Progress,
+    backend,
+    make_directory,
+    no_affinity,
+)
 
 ROUTE = ModelRoute("m", "m")
 CLOCK = Clock()
@@ -573,3 +583,260 @@ def test_models_that_stand_in_are_in_the_route() -> None:
     assert there.route("all", ANONYMOUS).fallback == ("m",)
     unnamed = make_directory(backend("a"), clock=CLOCK, fallback=("all", "m"))
     assert unnamed.route("m", ANONYMOUS).fallback == ("all",)
+
+
+# another configuration
+
+
+def at(name: str, url: bytes, weight: int = 1, max_concurrent: int = 0) -> Backend:
+    """Make an identity at a URL."""
+    made = backend(name, "m", weight=weight)
+    return attrs.evolve(made, url=url, max_concurrent=max_concurrent)
+
+
+def replace(
+    there: BackendDirectory,
+    *backends: Backend,
+    models: Sequence[Model] = (),
+    breaker: BreakerSettings = BREAKER,
+    slow_start_s: float = SLOW_START_S,
+) -> None:
+    """Have a directory go on with these backends and new clients."""
+    there.replace(
+        [(one, Client()) for one in backends],
+        RoundRobin(),
+        breaker=breaker,
+        max_ejected_percent=50.0,
+        slow_start_s=slow_start_s,
+        models=models,
+        fallback=(),
+    )
+
+
+def take(there: BackendDirectory, *tried: str) -> IBackendLease:
+    """Acquire a lease."""
+    return there.acquire(there.route("m", ANONYMOUS), frozenset(tried), no_affinity)
+
+
+def test_state_stays_with_the_url() -> None:
+    """Under another name or weight, in another place: counts, health and what admins did stay."""
+    there = directory(at("a", b"http://1"), at("b", b"http://2"))
+    lease = take(there, "b")
+    there.set_health("a", "down", "no answer")
+    there.drain("b")
+    replace(there, at("c", b"http://3"), at("b2", b"http://2", weight=9), at("a", b"http://1"))
+    assert list(there.statuses()) == [
+        BackendStatus("c", "up", 0, "", share_percent=10),
+        BackendStatus("b2", "drained", 0, ""),
+        BackendStatus("a", "down", 1, "no answer"),
+    ]
+    lease.release()
+    assert in_flight(there) == {"c": 0, "b2": 0, "a": 0}
+
+
+def test_what_requests_showed_stays() -> None:
+    """A breaker that is open, how fast answers come, what is still coming, who wants rest."""
+    clock = Clock()
+    there = make_directory(at("a", b"http://1"), at("b", b"http://2"), clock=clock)
+    for _ in range(2):
+        lease = take(there, "b")
+        lease.report("bad")
+        lease.release()
+    resting, slow = take(there, "a"), take(there, "a")
+    clock.advance(2.0)
+    slow.answering(Progress(2.0, 2.0))
+    resting.report("none", 20.0)
+    resting.release()
+    before = there.statuses()
+    replace(there, at("b", b"http://2"), at("a", b"http://1", weight=7))
+    assert list(there.statuses()) == [before[1], before[0]]
+    assert [one.breaker for one in there.statuses()] == ["closed", "open"]
+    assert there.statuses()[0].latency_ms == 2000
+    assert there.last_piece_s("b") == 2.0
+    assert there.statuses()[1].ejected
+    slow.release()
+    assert take(there).backend.name == "b"
+    replace(there, at("c", b"http://3"), at("b", b"http://2"))
+    assert {take(there).backend.name for _ in range(4)} == {"c"}
+
+
+def test_other_rules_for_breakers() -> None:
+    """Hold for what was seen before, and for what comes."""
+    clock = Clock()
+    there = make_directory(at("a", b"http://1"), clock=clock)
+    for _ in range(2):
+        lease = take(there)
+        lease.report("bad")
+        lease.release()
+    replace(there, at("a", b"http://1"), breaker=attrs.evolve(BREAKER, open_for_s=5.0))
+    clock.advance(4.0)
+    assert there.statuses()[0].breaker == "open"
+    clock.advance(1.0)
+    assert there.statuses()[0].breaker == "half_open"
+    probe = take(there)
+    replace(there, at("a", b"http://1"))
+    probe.report("good")
+    probe.release()
+    assert there.statuses()[0].breaker == "closed"
+
+
+def test_weights_and_slow_starts() -> None:
+    """Who is new or back counts little; another weight or another length holds at once."""
+
+    @implementer(IStrategy)
+    class Weights:
+        def choose(
+            self, candidates: Sequence[ICandidate], now_s: float, affinity: Callable[[], bytes]
+        ) -> ICandidate:
+            del now_s, affinity
+            seen.append({one.name: one.weight for one in candidates})
+            return candidates[0]
+
+    def choose(*backends: Backend, slow_start_s: float) -> dict[str, float]:
+        there.replace(
+            [(one, Client()) for one in backends],
+            Weights(),
+            breaker=BREAKER,
+            max_ejected_percent=50.0,
+            slow_start_s=slow_start_s,
+            models=(),
+            fallback=(),
+        )
+        take(there)
+        return seen[-1]
+
+    clock, seen = Clock(), list[dict[str, float]]()
+    there = make_directory(at("a", b"http://1", weight=2), clock=clock)
+    a, b = at("a", b"http://1", weight=4), at("b", b"http://2", weight=8)
+    assert choose(a, b, slow_start_s=10.0) == {"a": 4, "b": pytest.approx(0.8)}
+    clock.advance(10.0)
+    assert choose(a, b, slow_start_s=20.0) == {"a": 4, "b": pytest.approx(8 * 0.55)}
+    assert choose(a, b, slow_start_s=0.0) == {"a": 4, "b": 8}
+
+
+def test_running_leases_keep_their_identity_and_client() -> None:
+    """What begins next has the new ones."""
+    there = directory(at("a", b"http://1"))
+    lease = take(there)
+    before, client = lease.backend, lease.client
+    replace(there, at("a", b"http://1", weight=5))
+    assert (lease.backend, lease.client) == (before, client)
+    after = take(there)
+    assert after.backend.weight == 5
+    assert after.client is not client
+    assert in_flight(there) == {"a": 2}
+
+
+def test_names_tell_backends_of_one_url_apart() -> None:
+    """Whose name is the same has its own state, in whatever order; the rest is given to others."""
+    there = directory(at("a", b"http://1"), at("b", b"http://1"))
+    there.set_health("a", "down", "a is")
+    there.set_health("b", "loading", "b is")
+    replace(there, at("x", b"http://1"), at("a", b"http://1"))
+    assert [(one.name, one.reason) for one in there.statuses()] == [("x", "b is"), ("a", "a is")]
+
+
+def test_the_same_name_at_another_url_is_another_backend() -> None:
+    """Nothing is known of it."""
+    there = directory(at("a", b"http://1"))
+    there.set_health("a", "down", "no answer")
+    replace(there, at("a", b"http://2"))
+    assert list(there.statuses()) == [BackendStatus("a", "up", share_percent=10)]
+
+
+def test_what_is_gone_is_given_nothing() -> None:
+    """Its running request ends as any other; models that only it served are unknown."""
+    there = directory(attrs.evolve(at("a", b"http://1"), models=("old",)))
+    route = there.route("old", ANONYMOUS)
+    lease = there.acquire(route, frozenset(), no_affinity)
+    replace(there, at("b", b"http://2"))
+    with pytest.raises(NoBackend):
+        there.acquire(route, frozenset(), no_affinity)
+    with pytest.raises(ModelNotFound):
+        there.route("old", ANONYMOUS)
+    lease.release()
+    with pytest.raises(LeaseReleasedTwice):
+        lease.release()
+
+
+def test_other_models() -> None:
+    """What clients see and ask for is what the new configuration says."""
+    there = directory(at("a", b"http://1"), models=[Model(id="x", upstream_model="m")])
+    replace(there, at("a", b"http://1"), models=[Model(id="y", upstream_model="m")])
+    assert [card.id for card in there.cards(ANONYMOUS)] == ["y"]
+    with pytest.raises(ModelNotFound):
+        there.route("x", ANONYMOUS)
+
+
+def test_known_health() -> None:
+    """What checks have said, even of backends that an administrator keeps out."""
+    there = directory(at("a", b"http://1"), at("b", b"http://2"))
+    there.set_health("a", "down", "no answer")
+    there.drain("a")
+    assert there.known_health() == {"a": ("down", "no answer"), "b": ("up", "")}
+
+
+A = attrs.evolve(backend("a"), max_concurrent=1)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        (attrs.evolve(A, max_concurrent=2),),
+        (attrs.evolve(A, max_concurrent=0),),
+        (A, attrs.evolve(A, name="b", url=b"http://b.test")),
+    ],
+)
+def test_those_that_wait_have_the_room_of_another_configuration(
+    more: tuple[Backend, ...],
+) -> None:
+    """Where more may run at once, or without end, or at one more backend."""
+    world = Capped("a")
+    lease = world.acquire()
+    world.wait("x")
+    replace(world.there, *more)
+    world.clock.advance(0)
+    assert world.given == [f"x@{more[-1].name}"]
+    lease.release()
+
+
+def test_those_that_wait_go_on_waiting() -> None:
+    """With less room, or the same; what runs counts, and gives its room to them."""
+    world = Capped("a")
+    lease = world.acquire()
+    world.wait("x")
+    replace(world.there, attrs.evolve(A, weight=3))
+    world.clock.advance(1.0)
+    assert (world.given, world.there.waiting) == ([], 1)
+    lease.release()
+    world.clock.advance(0)
+    assert world.given == ["x@a"]
+
+
+def test_limits_that_come_later_count_what_runs() -> None:
+    """The first that ends makes no room where two more run than may."""
+    clock = Clock()
+    there = make_directory(backend("a"), clock=clock)
+    leases = [there.acquire(ROUTE, frozenset(), no_affinity) for _ in range(2)]
+    replace(there, A)
+    with pytest.raises(BackendsFull):
+        there.acquire(ROUTE, frozenset(), no_affinity)
+    given: list[IBackendLease] = []
+    there.wait(ROUTE, frozenset(), no_affinity, "x", 1.0).addCallback(given.append)
+    leases.pop().release()
+    clock.advance(0)
+    assert not given
+    leases.pop().release()
+    clock.advance(0)
+    assert [lease.backend.name for lease in given] == ["a"]
+
+
+def test_those_that_wait_for_who_is_gone_are_told() -> None:
+    """They do not wait for the end of their time."""
+    world = Capped("a")
+    world.acquire()
+    failed: list[type] = []
+    world.wait("x").addErrback(lambda failure: failed.append(type(failure.value)))
+    replace(world.there, attrs.evolve(at("b", b"http://2"), models=("other",)))
+    world.clock.advance(0)
+    assert failed == [NoBackend]

@@ -233,3 +233,21 @@ def test_when_to_come_again(pace: Pace) -> None:
     error = world.failed["last"]
     assert isinstance(error, QueueFull)
     assert error.retry_after_s == pytest.approx(pace.told_s, abs=1.0)
+
+
+def test_other_limits() -> None:
+    """Hold those that come; nobody who waits is turned out, or waits longer than was said."""
+    world = World(max_waiting=2, max_wait_s=60.0)
+    world.wait("a")
+    world.wait("b")
+    world.queue.hold_to(1, 10.0)
+    assert world.queue.waiting == 2
+    world.wait("c")
+    assert type(world.failed.pop("c")) is QueueFull
+    world.queue.hold_to(3, 10.0)
+    world.wait("d")
+    world.wait("e", model="other")
+    world.clock.advance(10.0)
+    assert sorted(world.failed) == ["d", "e"]
+    world.clock.advance(50.0)
+    assert sorted(world.failed) == ["a", "b", "d", "e"]

@@ -24,6 +24,7 @@ from zope.interface import implementer
 from llmproxy.config.model import HealthCheck
 from llmproxy.config.setting import Duration
 from llmproxy.health.checker import LIMIT_BYTES, HealthChecker, is_loading
+from llmproxy.health.thresholds import Health
 from llmproxy.interfaces import IBackendActivity, IHealthSink
 from llmproxy.values import Backend
 from tests.backends.fake_agent import Asked, FakeAgent, respond
@@ -125,6 +126,7 @@ class HealthCheckerTests(TestCase):
         *backends: Backend,
         rule: Callable[[Asked], None] | None = None,
         random: Random | None = None,
+        known: dict[str, tuple[Health, str]] | None = None,
         **settings: Any,
     ) -> HealthChecker:
         """Start a checker; without chance unless the test brings some."""
@@ -137,6 +139,7 @@ class HealthCheckerTests(TestCase):
             activity=self.activity,
             clock=self.clock,
             random=random or Never(),
+            known=known,
         )
         checker.startService()
 
@@ -159,6 +162,19 @@ class HealthCheckerTests(TestCase):
         for _ in range(count):
             self.clock.advance(10.0)
             self.clock.advance(0)
+
+    def test_what_was_known_before(self) -> None:
+        """It is where the checks go on from: nothing is told but what changes."""
+        self.begin(
+            backend("a"),
+            backend("b"),
+            rule=respond(200),
+            known={"a": ("down", "no answer")},
+            healthy_threshold=2,
+        )
+        self.assertEqual(self.sink.verdicts, [])
+        self.rounds(1)
+        self.assertEqual(self.sink.verdicts, [("a", "up")])
 
     def test_question(self) -> None:
         """The configured path is asked for below the prefix, with the backend's own fields."""
