@@ -24,6 +24,9 @@ class LoopLag(Service):
         observe: Called with each lag, in seconds.
         clock: The event loop's.
         most_s: A lag that is greater, twice in a row, is too much; 0: none is.
+
+    Attributes:
+        most_s: As the argument; it may change.
     """
 
     _log = Logger()
@@ -32,7 +35,7 @@ class LoopLag(Service):
         self, observe: Callable[[float], object], clock: IReactorTime, most_s: float = 0.0
     ) -> None:
         self._observe = observe
-        self._most_s = most_s
+        self.most_s = most_s
         self._last_s = self._before_s = 0.0
         self._clock = clock
         self._due_s = 0.0
@@ -61,7 +64,7 @@ class LoopLag(Service):
 
     def is_late(self) -> bool:
         """Say whether the event loop has more to do than it can, and not just for once."""
-        return 0.0 < self._most_s < min(self._last_s, self._before_s)
+        return 0.0 < self.most_s < min(self._last_s, self._before_s)
 
     def _look(self) -> None:
         lag_s = max(self._clock.seconds() - self._due_s, 0.0)

@@ -60,10 +60,6 @@ class StreamWatch(Service):
         clock: IReactorTime,
     ) -> None:
         self._running = running
-        self._limits: Mapping[AlertKind, float] = {
-            "long_stream": long_s,
-            "stalled_stream": stalled_s,
-        }
         self._told_of: Mapping[AlertKind, set[Watched]] = {
             "long_stream": set(),
             "stalled_stream": set(),
@@ -73,14 +69,31 @@ class StreamWatch(Service):
         self._loop = LoopingCall(self._look)
         self._loop.clock = clock
         self.told: Counter[tuple[AlertKind, str]] = Counter()
+        self.watch_for(long_s, stalled_s)
 
     def __repr__(self) -> str:
         told = {kind: len(streams) for kind, streams in self._told_of.items()}
         return f"<StreamWatch {told}>"
 
+    def watch_for(self, long_s: float, stalled_s: float) -> None:
+        """Go by other limits from now on; arguments as the constructor's.
+
+        A stream that was told of once is told of no more.
+        """
+        self._limits: Mapping[AlertKind, float] = {
+            "long_stream": long_s,
+            "stalled_stream": stalled_s,
+        }
+        if self.running:
+            self._end_looking()
+            self._begin_looking()
+
     def startService(self) -> None:
         """Begin to look, if there is anything to look for."""
         super().startService()
+        self._begin_looking()
+
+    def _begin_looking(self) -> None:
         limits_s = [limit_s for limit_s in self._limits.values() if limit_s]
         if limits_s:
             interval_s = min(max(min(limits_s) / 10, SHORTEST_INTERVAL_S), LONGEST_INTERVAL_S)
@@ -89,6 +102,9 @@ class StreamWatch(Service):
     def stopService(self) -> None:
         """Look no more."""
         super().stopService()
+        self._end_looking()
+
+    def _end_looking(self) -> None:
         if self._loop.running:
             self._loop.stop()
 

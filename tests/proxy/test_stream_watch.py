@@ -76,6 +76,25 @@ class Bench:
         return [(one.kind, round(one.duration_s), round(one.silent_s)) for one in taken]
 
 
+def test_other_limits() -> None:
+    """Hold from then on, for what runs as well; what was told of is told of no more."""
+    bench = Bench(stalled_s=0.0, long_s=0.0)
+    bench.stream()
+    bench.wait(30)
+    assert bench.told() == []
+    bench.watch.watch_for(100.0, 20.0)
+    bench.wait(2)
+    assert bench.told() == [("stalled_stream", 32, 32)]
+    bench.watch.watch_for(35.0, 20.0)
+    bench.wait(8)
+    ((kind, duration_s, _),) = bench.told()
+    assert (kind, 35 < duration_s <= 40) == ("long_stream", True)
+    bench.watch.stopService()
+    timers = bench.rig.clock.getDelayedCalls()
+    bench.watch.watch_for(1.0, 1.0)
+    assert bench.rig.clock.getDelayedCalls() == timers
+
+
 def test_a_silent_stream_is_told_of_once() -> None:
     """Also when it speaks again and falls silent again."""
     bench = Bench()
