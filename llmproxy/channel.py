@@ -77,6 +77,7 @@ class EdgeChannel(Protocol):
         self._early_bytes = 0
         self._stopped_reading = False
         self._failed_request_id = ""
+        self._had_request = False
         self._persistent = True
         self._advancing = False
         self._broken = False
@@ -179,6 +180,7 @@ class EdgeChannel(Protocol):
         """A head is complete: it is a request, whose turn will come, unless we are done."""
         if self._is_over:
             return
+        self._had_request = True
         request = self.site.make_request(self, head)
         self._receiving = request
         self._waiting.append(request)
@@ -283,7 +285,7 @@ class EdgeChannel(Protocol):
 
     def is_last(self, request: EdgeRequest) -> bool:
         """Say whether the connection ends with this request's answer."""
-        return not self._persistent or self._receiving is request
+        return not self._persistent or self._receiving is request or self.site.is_ending
 
     def refuse_further(self) -> None:
         """Let the answer now going out be this connection's last."""
@@ -300,6 +302,11 @@ class EdgeChannel(Protocol):
             and self._receiving is None
             and not self._waiting
         )
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether the first request is still to come."""
+        return not (self._had_request or self._is_over)
 
     def close_when_idle(self) -> None:
         """Close now when nothing is under way, else after the answer that is."""

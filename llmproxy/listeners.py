@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
 from twisted.application.service import Service
 from twisted.internet import tcp, unix
 from twisted.internet.address import UNIXAddress
@@ -15,8 +16,10 @@ from twisted.internet.endpoints import (
     quoteStringArgument,
     serverFromString,
 )
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory
+from twisted.internet.protocol import Factory
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from llmproxy.config.addresses import parse_listen, parse_unix
 from llmproxy.errors import LLMProxyError
@@ -46,13 +49,51 @@ def endpoint_string(listen: str) -> str:
     return f"{text}:interface={quoteStringArgument(host)}" if host else text
 
 
+class _Current(Factory):
+    """What the ports ask for protocols: it asks the factory that is in force.
+
+    Attributes:
+        factory: That one; None before there is one.
+    """
+
+    noisy = False
+    factory: IProtocolFactory | None = None
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """Make the protocol of a connection."""
+        assert self.factory is not None
+        return self.factory.buildProtocol(addr)  # type: ignore[arg-type]
+
+
+@attrs.frozen(eq=False)
+class Listening:
+    """What is listened on under one configuration.
+
+    Attributes:
+        listens: The addresses.
+        factory: Makes the protocol of each connection.
+        note: What the log says behind each address.
+        kept: Ports that were open already, by their place among the addresses.
+        opened: Ports that were opened for it, likewise.
+    """
+
+    listens: Sequence[str]
+    factory: IProtocolFactory | None
+    note: str
+    kept: Mapping[int, IListeningPort]
+    opened: Mapping[int, IListeningPort]
+
+
 class Listeners(Service):
     """Listens on every configured address with the same factory.
+
+    Before it is started it opens nothing; then it opens all, and after that whatever another
+    configuration adds.
 
     Args:
         reactor: Listens.
         listens: ``server.listen``.
-        factory: Makes the protocol of each connection.
+        factory: Makes the protocol of each connection; None: there are no addresses yet.
         note: What the log says behind each address.
 
     Attributes:
@@ -62,16 +103,26 @@ class Listeners(Service):
     _log = Logger()
 
     def __init__(
-        self, reactor: Any, listens: Sequence[str], factory: IProtocolFactory, note: str = ""
+        self,
+        reactor: Any,
+        listens: Sequence[str] = (),
+        factory: IProtocolFactory | None = None,
+        note: str = "",
     ) -> None:
         self._reactor = reactor
-        self._listens = listens
-        self._factory = factory
-        self._note = note
+        self._current = _Current()
+        self._is_open = False
+        self._listens: Sequence[str] = ()
         self.ports: list[IListeningPort] = []
+        self.adopt(self.prepare(listens, factory, note))
 
     def __repr__(self) -> str:
         return f"<Listeners {[describe(port.getHost()) for port in self.ports]}>"
+
+    @property
+    def factory(self) -> IProtocolFactory | None:
+        """What makes the protocols of new connections."""
+        return self._current.factory
 
     def privilegedStartService(self) -> None:
         """Listen, while ports below 1024 can still be had.
@@ -79,48 +130,96 @@ class Listeners(Service):
         Raises:
             CannotListen: An address is in use, not ours, or makes no sense.
         """
-        for listen in self._listens:
-            try:
-                self._listen(listen)
-            except Exception as error:
-                reason = getattr(error, "socketError", None) or error
-                text = getattr(reason, "strerror", None) or str(reason)
-                raise CannotListen(f"cannot listen on {listen!r}: {text}") from error
-        for port in self.ports:
+        self._is_open = True
+        self.adopt(self.prepare(self._listens, self._current.factory, self._note))
+
+    def prepare(
+        self, listens: Sequence[str], factory: IProtocolFactory | None, note: str = ""
+    ) -> Listening:
+        """Listen on the addresses that are not listened on yet; arguments as the constructor's.
+
+        In the same turn of the reactor, `adopt` or `discard` must follow.
+
+        Raises:
+            CannotListen: One cannot be had; then no other is kept either.
+        """
+        kept: dict[int, IListeningPort] = {}
+        opened: dict[int, IListeningPort] = {}
+        left = list(zip(self._listens, self.ports, strict=True)) if self.ports else []
+        for place, listen in enumerate(listens):
+            found = next((one for one in left if one[0] == listen), None)
+            if found is not None:
+                left.remove(found)
+                kept[place] = found[1]
+        listening = Listening(listens, factory, note, kept, opened)
+        try:
+            for place, listen in enumerate(listens):
+                if self._is_open and place not in kept:
+                    opened[place] = self._open(listen)
+        except CannotListen:
+            self.discard(listening)
+            raise
+        return listening
+
+    def adopt(self, listening: Listening) -> None:
+        """Take connections there, and nowhere else; those that are open stay as they are."""
+        self._listens, self._note = listening.listens, listening.note
+        self._current.factory = listening.factory
+        closed = [port for port in self.ports if port not in listening.kept.values()]
+        self.ports = [port for _, port in sorted({**listening.kept, **listening.opened}.items())]
+        for port in listening.opened.values():
             self._log.info(
                 "listening on {address}{note}", address=describe(port.getHost()), note=self._note
             )
+        for port in closed:
+            self._log.info("listening no more on {address}", address=describe(port.getHost()))
+            port.stopListening()
 
-    def _listen(self, listen: str) -> None:
-        unix_listen = parse_unix(listen)
-        if unix_listen is not None:
-            backlog = unix_listen.backlog or BACKLOG
-            name = os.fsencode(unix_listen.path)
-            port = UnixPort(name, self._factory, backlog, unix_listen.mode, self._reactor)
-            port.startListening()
-            self._opened(port)
-            return
-        endpoint: Any = serverFromString(self._reactor, endpoint_string(listen))
-        if isinstance(endpoint, AdoptedStreamServerEndpoint):
-            endpoint.reactor = Adopting(self._reactor)
-        opened: Deferred[IListeningPort] = endpoint.listen(self._factory)
-        opened.addCallback(self._opened)
-        failures: list[Any] = []
-        opened.addErrback(failures.append)
-        if failures:
-            failures[0].raiseException()
+    def discard(self, listening: Listening) -> None:
+        """Close what was opened for nothing."""
+        for port in listening.opened.values():
+            port.stopListening()
 
-    def _opened(self, port: IListeningPort) -> None:
-        self.ports.append(port)
+    def _open(self, listen: str) -> IListeningPort:
+        try:
+            port = self._port(listen)
+        except Exception as error:
+            reason = getattr(error, "socketError", None) or error
+            text = getattr(reason, "strerror", None) or str(reason)
+            if isinstance(error, LookupError) and listen.startswith("systemd:"):
+                text = "systemd has handed over no such socket, or one without a name"
+            raise CannotListen(f"cannot listen on {listen!r}: {text}") from error
         # The ports of adopted sockets are of these classes as well, and TLS is put on top of it.
         if isinstance(port, tcp.Port) and port.transport is tcp.Server:
             port.transport = ImmediateServer
         elif isinstance(port, unix.Port) and port.transport is unix.Server:
             port.transport = ImmediateUnixServer
+        return port
+
+    def _port(self, listen: str) -> IListeningPort:
+        unix_listen = parse_unix(listen)
+        if unix_listen is not None:
+            backlog = unix_listen.backlog or BACKLOG
+            name = os.fsencode(unix_listen.path)
+            own = UnixPort(name, self._current, backlog, unix_listen.mode, self._reactor)
+            own.startListening()
+            return own
+        endpoint: Any = serverFromString(self._reactor, endpoint_string(listen))
+        if isinstance(endpoint, AdoptedStreamServerEndpoint):
+            endpoint.reactor = Adopting(self._reactor)
+        ports: list[IListeningPort] = []
+        failures: list[Failure] = []
+        listening: Deferred[IListeningPort] = endpoint.listen(self._current)
+        listening.addCallbacks(ports.append, failures.append)
+        if failures:
+            failures[0].raiseException()
+        (port,) = ports
+        return port
 
     async def close(self) -> None:
         """Listen no more; connections stay."""
         ports, self.ports = self.ports, []
+        self._is_open = False
         for port in ports:
             await maybeDeferred(port.stopListening)
 

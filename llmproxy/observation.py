@@ -1,4 +1,4 @@
-"""What is watched, in one configuration: the metrics, the streams, the event loop.
+"""What is watched: the metrics, the streams, the event loop.
 
 Part of the parts list: plain constructor calls, and which number of which part is which metric.
 """
@@ -10,18 +10,15 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from hashlib import sha256
 from os import environ
 from typing import TYPE_CHECKING, Any, Final, get_args
 
-import msgspec
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
 from llmproxy import __version__
 from llmproxy.config.model import Config
-from llmproxy.config.shown import shown
 from llmproxy.errors import GatewayError
 from llmproxy.interfaces import IAlerts, IBackendStatuses, IMetering, IReporter
 from llmproxy.limits.memory_limiter import MemoryLimiter
@@ -35,9 +32,9 @@ from llmproxy.resources.metrics import MetricsResource
 from llmproxy.resources.records import PROBED_PATHS
 from llmproxy.rights import Rights
 from llmproxy.site import EdgeSite
-from llmproxy.tls.certificates import Certificates
+from llmproxy.tls.contexts import Certificate
 from llmproxy.upstream.pool import ConnectionPool
-from llmproxy.values import AlertKind, ReporterType
+from llmproxy.values import AlertKind, ConfigStatus, ReporterType
 
 if TYPE_CHECKING:
     from llmproxy.metrics.recorder import Recorder
@@ -72,17 +69,17 @@ class Observation(MultiService):
     """The parts that watch.
 
     Args:
-        config: The configuration.
+        config: The first configuration.
         reactor: The reactor.
         running: The requests under way.
         alerts: Take the alerts of streams.
+        config_status: Says which configuration is in force.
 
     Attributes:
         metrics: Count, and are read; None when ``metrics.enabled`` is false.
         streams: Raises alerts.
         lag: How late the event loop is.
         reporters: Count requests.
-        config_hash: That of the configuration in force.
         probed_paths: Asked every few seconds: not worth a line in the log while all is well.
     """
 
@@ -92,9 +89,11 @@ class Observation(MultiService):
         reactor: Any,
         running: set[Exchange],
         alerts: Sequence[IAlerts],
+        config_status: Callable[[], ConfigStatus],
     ) -> None:
         super().__init__()
-        self._config = config
+        self._settings = config.metrics
+        self._config_status = config_status
         self._running = running
         self.streams = StreamWatch(
             running,
@@ -107,7 +106,6 @@ class Observation(MultiService):
         self.metrics: Metrics | None = None
         observe_lag: Callable[[float], object] = _nothing
         self._recorder: Recorder | None = None
-        self.config_hash = config_hash(config)
         self.probed_paths = PROBED_PATHS
         if config.metrics.enabled:
             self.probed_paths |= {config.metrics.path.encode("ascii")}
@@ -121,6 +119,12 @@ class Observation(MultiService):
 
     def __repr__(self) -> str:
         return f"<Observation {self.metrics!r} {self.streams!r}>"
+
+    def adopt(self, config: Config) -> None:
+        """Watch for what another configuration says; ``metrics`` is as it was."""
+        monitoring = config.monitoring
+        self.streams.watch_for(monitoring.long_stream_alert, monitoring.stalled_stream_alert)
+        self.lag.most_s = config.server.max_loop_lag
 
     def startService(self) -> None:
         """Begin to watch."""
@@ -138,15 +142,16 @@ class Observation(MultiService):
         if self._recorder is not None:
             self._recorder.refused(error)
 
-    def resource(self, identify: Identify) -> MetricsResource | None:
+    def resource(self, identify: Identify, open_paths: Collection[str]) -> MetricsResource | None:
         """Make the resource that serves the metrics; None when there are none.
 
         Args:
-            identify: Says who asks, where ``auth.skip_paths`` does not let everybody.
+            identify: Says who asks.
+            open_paths: Local paths that need no key.
         """
         if self.metrics is None:
             return None
-        is_open = self._config.metrics.path in self._config.auth.skip_paths
+        is_open = self._settings.path in open_paths
         return MetricsResource(self.metrics.scrape, None if is_open else identify)
 
     def _make_metrics(self, reactor: Any) -> Metrics:
@@ -159,7 +164,7 @@ class Observation(MultiService):
         def in_thread(function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
             return deferToThreadPool(reactor, reactor.getThreadPool(), function, *arguments)
 
-        settings = self._config.metrics
+        settings = self._settings
         metrics = Metrics(
             latency_buckets=settings.latency_buckets,
             custom_labels=dict(_parted(label) for label in settings.custom_labels),
@@ -175,7 +180,11 @@ class Observation(MultiService):
         return metrics
 
     def _watch_daemon(self, metrics: Metrics) -> None:
-        metrics.watch(catalogue.CONFIG_HASH, lambda: self.config_hash)
+        status = self._config_status
+        # Twelve hexadecimal digits are a number that a float holds exactly.
+        metrics.watch(catalogue.CONFIG_HASH, lambda: float(int(status().digest, 16)))
+        metrics.watch(catalogue.RELOAD_OK, lambda: not status().problems)
+        metrics.watch(catalogue.RELOAD_TIME, lambda: status().reloaded_s or status().since_s)
         metrics.watch(catalogue.BUILD_INFO, lambda: 1.0, __version__, platform.python_version())
         metrics.watch_each(catalogue.IN_FLIGHT, self._phases)
 
@@ -200,16 +209,16 @@ class Observation(MultiService):
         metrics.watch(catalogue.BODY_BYTES, lambda: budget.taken_bytes)
         metrics.watch(catalogue.DRAINING, is_draining)
 
-    def watch_certificates(self, certificates: Certificates) -> None:
+    def watch_certificates(self, shown: Callable[[], Sequence[Certificate]]) -> None:
         """Watch when certificates end.
 
         Args:
-            certificates: Those that clients are shown.
+            shown: Gives those that clients are shown.
         """
         if self.metrics is not None:
             self.metrics.watch_each(
                 catalogue.CERTIFICATE_EXPIRY,
-                lambda: [((one.cert_file,), one.not_after_s) for one in certificates.certificates],
+                lambda: [((one.cert_file,), one.not_after_s) for one in shown()],
             )
 
     def watch_backends(
@@ -300,19 +309,14 @@ class Observation(MultiService):
             metrics.watch(catalogue.UNCHECKED, lambda: limiter.allowed_unchecked)
             metrics.watch(catalogue.LIMIT_FAILURES, lambda: limiter.failures)
             metrics.watch(catalogue.UNSETTLED, lambda: limiter.pending_settlements)
-        for name, is_up in storage.is_up.items():
-            metrics.watch(catalogue.STORAGE_UP, is_up, name)
-        if storage.keys is not None:
-            metrics.watch(catalogue.STORAGE_UP, lambda: not totals.is_failing, "own file")
 
+        def stores() -> Iterable[tuple[tuple[str, ...], float]]:
+            for name, is_up in storage.is_up.items():
+                yield (name,), is_up()
+            if storage.keys is not None:
+                yield ("own file",), not totals.is_failing
 
-def config_hash(config: Config) -> float:
-    """Give a number of a configuration that a float holds exactly.
-
-    Secrets are left out, or it would be something to try guesses against.
-    """
-    text = msgspec.json.encode(shown(config), order="deterministic")
-    return float(int(sha256(text).hexdigest()[:12], 16))
+        metrics.watch_each(catalogue.STORAGE_UP, stores)
 
 
 def _parted(label: str) -> tuple[str, str]:

@@ -417,6 +417,9 @@ class EdgeSite(server.Site):
         log_refused: Takes each error that was answered before there was a request.
         replaces_idle: Whether a connection too many takes the place of the one that is open
             longest of those on which nothing is under way; else it is closed.
+
+    Attributes:
+        is_ending: Whether every connection ends with the next answer on it.
     """
 
     def __init__(
@@ -435,20 +438,44 @@ class EdgeSite(server.Site):
         replaces_idle: bool = False,
     ) -> None:
         super().__init__(resource, reactor=reactor)
-        self.trusted_proxies = trusted_proxies
         self.now = now
-        self.cors_fields = cors_fields
         self.timeouts = Timeouts(reactor)
         self._found: dict[bytes, IResource] = {}
         self._date_s = 0
         self._date = b""
-        self._limits = limits
-        self._max_connections = max_connections
         self._random_bytes = random_bytes
         self._log_request = log_request
         self._log_refused = log_refused
         self._replaces_idle = replaces_idle
         self._connections: dict[EdgeChannel, None] = {}
+        self.is_ending = False
+        self.replace(
+            resource,
+            limits=limits,
+            max_connections=max_connections,
+            trusted_proxies=trusted_proxies,
+            cors_fields=cors_fields,
+        )
+
+    def replace(
+        self,
+        resource: IResource,
+        *,
+        limits: EdgeLimits,
+        max_connections: int,
+        trusted_proxies: TrustedProxies,
+        cors_fields: Callable[[EdgeRequest], Sequence[tuple[bytes, bytes]]],
+    ) -> None:
+        """Serve another tree from the next request on; arguments as the constructor's.
+
+        Connections that are open keep their limits.
+        """
+        self.resource = resource
+        self.trusted_proxies = trusted_proxies
+        self.cors_fields = cors_fields
+        self._limits = limits
+        self._max_connections = max_connections
+        self._found.clear()
 
     def __repr__(self) -> str:
         return f"<EdgeSite {len(self._connections)} connections>"
@@ -483,10 +510,24 @@ class EdgeSite(server.Site):
         """How many connections are open."""
         return len(self._connections)
 
-    def close_idle(self) -> None:
-        """Close the connections that no request is being answered on."""
+    def keep_no_more(self) -> None:
+        """Have every connection end with the next answer that begins on it."""
+        self.is_ending = True
+
+    @property
+    def expects_requests(self) -> bool:
+        """Whether there is a connection on which the first request is still to come."""
+        return any(channel.is_unused for channel in self._connections)
+
+    def close_idle(self, *, unused: bool = True) -> None:
+        """Close the connections that no request is being answered on.
+
+        Args:
+            unused: Those as well on which there never was one.
+        """
         for channel in tuple(self._connections):
-            channel.close_when_idle()
+            if unused or not channel.is_unused:
+                channel.close_when_idle()
 
     def abort_all(self) -> None:
         """Cut every connection."""

@@ -11,13 +11,16 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NoReturn
 
 from twisted.application.service import IService
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python import usage
 
-from llmproxy.config.load import load_config
-from llmproxy.config.model import Config
+from llmproxy.config.load import LoadedConfig, load_file
 from llmproxy.errors import ConfigError
+from llmproxy.reload import Reloader
 from llmproxy.service import Gateway
+from llmproxy.systemd import SystemdNotifier
 
 
 class Options(usage.Options):
@@ -29,22 +32,23 @@ class Options(usage.Options):
         ["config", "c", None, "The configuration file (YAML)."],
     ]
 
-    loaded: Config
+    loaded: LoadedConfig
 
     def postOptions(self) -> None:
         """Load the configuration; every problem in it goes to standard error, and that is all."""
         if not self["config"]:
             raise usage.UsageError("--config FILE is needed")
         try:
-            self.loaded = load_config(self["config"], os.environ)
+            self.loaded = load_file(self["config"], os.environ)
         except ConfigError as error:
             _give_up(error)
 
 
 def makeService(options: Options) -> IService:
     """Make the daemon's service for twistd."""
-    from twisted.internet import reactor
+    from twisted.internet import reactor as global_reactor
 
+    reactor: Any = global_reactor
     tell_monotonic_time(reactor)
     pidfile = options.parent["pidfile"] if options.parent is not None else None
 
@@ -55,14 +59,33 @@ def makeService(options: Options) -> IService:
             os.unlink(pidfile)
         raise SystemExit(1)
 
+    loaded = options.loaded
     try:
-        gateway = Gateway(options.loaded, reactor, cannot_start)
+        gateway = Gateway(loaded.config, reactor, cannot_start, loaded.digest)
     except ConfigError as error:
         _give_up(error)
 
+    systemd = SystemdNotifier.from_environment(os.environ, os.getpid(), reactor)
+    path = os.path.abspath(options["config"])
+
+    def load() -> Deferred[LoadedConfig]:
+        # In a thread: a file with many keys takes a while, and streams go on.
+        pool = reactor.getThreadPool()
+        return deferToThreadPool(reactor, pool, load_file, path, os.environ, gateway.config)
+
+    reloader = Reloader(load, gateway.replace, life=gateway.config_life, watcher=systemd)
+
+    def begin_end() -> None:
+        reloader.stop()
+        systemd.stopping(gateway.lifecycle.longest_s)
+        reactor.stop()
+
+    # At once: the signal's default is to end the process, and it may come before the reactor runs.
+    signal.signal(signal.SIGHUP, ReloadSignal(reactor, reloader.request))
     # Installed after Twisted's own, which would have the process die of the signal at the end.
-    reactor.callWhenRunning(install, EndSignals(reactor, gateway.lifecycle.hurry))
+    reactor.callWhenRunning(install, EndSignals(reactor, begin_end, gateway.lifecycle.hurry))
     reactor.callWhenRunning(settle_memory)
+    reactor.callWhenRunning(lambda: systemd.ready(reloader.summary()))
     return gateway
 
 
@@ -92,14 +115,16 @@ class EndSignals:
     """SIGTERM and SIGINT: the first ends the daemon well, with exit status 0, a second one now.
 
     Args:
-        reactor: Is stopped by the first.
+        reactor: Takes what is done into its next turn.
+        end: Called at the first.
         hurry: Called at each further one.
     """
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, hurry: Callable[[], None]) -> None:
+    def __init__(self, reactor: Any, end: Callable[[], None], hurry: Callable[[], None]) -> None:
         self._reactor = reactor
+        self._end_well = end
         self._hurry = hurry
         self._ending = False
 
@@ -115,7 +140,31 @@ class EndSignals:
             return
         self._ending = True
         self._log.info("received {name}, ending", name=name)
-        self._reactor.stop()
+        self._end_well()
+
+
+class ReloadSignal:
+    """SIGHUP: the configuration is read anew.
+
+    Args:
+        reactor: Takes what is done into its next turn.
+        reload: Called at each.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, reload: Callable[[], None]) -> None:
+        self._reactor = reactor
+        self._reload = reload
+
+    def __call__(self, number: int, frame: object) -> None:
+        """Take a signal."""
+        del number, frame
+        self._reactor.callFromThread(self._received)
+
+    def _received(self) -> None:
+        self._log.info("received SIGHUP, reading the configuration")
+        self._reload()
 
 
 def install(end: EndSignals) -> None:

@@ -576,3 +576,20 @@ class BackendStatus:
     times_opened: int = 0
     share_percent: int = 100
     latency_ms: int | None = None
+
+
+@attrs.frozen
+class ConfigStatus:
+    """Which configuration is in force, and what became of the last reload.
+
+    Attributes:
+        digest: What it says, in short; see `llmproxy.config.digest`.
+        since_s: When it came into force, seconds since the epoch.
+        reloaded_s: When the last reload ended, likewise; None: there was none.
+        problems: How many problems kept that reload from changing anything; 0: it went well.
+    """
+
+    digest: str
+    since_s: float
+    reloaded_s: float | None = None
+    problems: int = 0

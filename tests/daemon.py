@@ -21,6 +21,13 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 KEY = "sk-test-key-1"
 _OPTIONS = ("-n", "--pidfile=", "llmproxy")
+HAND_OVER = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="http")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""What systemd does for a process that it hands a socket to; the socket is the first argument."""
 
 
 def free_port() -> int:
@@ -32,7 +39,7 @@ def free_port() -> int:
 def gateway_config(port: int, backends: list[dict[str, Any]], **sections: Any) -> dict[str, Any]:
     """Give a configuration with one key, `KEY`; sections replace what stands here."""
     return {
-        "server": {"listen": f"127.0.0.1:{port}"},
+        "server": {"listen": f"127.0.0.1:{port}", "drain_delay": 0},
         "backends": backends,
         "auth": {
             "pipeline": [
@@ -57,6 +64,8 @@ class Daemon:
         environ: Further environment variables.
         under: A command that runs it, in the same process.
         twistd: The program; with one of another environment, the checkout is out of its sight.
+        handed: A listening socket that it is handed over as systemd would, under the name ``http``;
+            then no listener need be one of its own.
 
     Attributes:
         port: Its port.
@@ -70,15 +79,22 @@ class Daemon:
         environ: Mapping[str, str] | None = None,
         under: Sequence[str] = (),
         twistd: Path = BIN / "twistd",
+        handed: socket.socket | None = None,
     ) -> None:
         self._folder = folder
-        self._file = folder / "llmproxy.yaml"
-        self._file.write_text(yaml.safe_dump(dict(config), sort_keys=False))
+        self.file = folder / "llmproxy.yaml"
+        self.write(config)
         self._output = folder / "output.log"
         self._environ = {**os.environ, **(environ or {})}
-        self._command = [*under, str(twistd), *_OPTIONS, "--config", str(self._file)]
+        self._command = [*under, str(twistd), *_OPTIONS, "--config", str(self.file)]
         self._working_directory = ROOT if twistd.parent == BIN else folder
-        self.port = int(str(config["server"]["listen"]).rpartition(":")[2])
+        self._handed = handed
+        if handed is None:
+            listen = config["server"]["listen"]
+            first = listen if isinstance(listen, str) else listen[0]
+            self.port = int(first.rpartition(":")[2])
+        else:
+            self.port = int(handed.getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -94,17 +110,28 @@ class Daemon:
     ) -> None:
         self.stop()
 
+    def write(self, config: Mapping[str, Any]) -> None:
+        """Write its configuration file."""
+        self.file.write_text(yaml.safe_dump(dict(config), sort_keys=False))
+
     def start(self, timeout_s: float = 20.0) -> None:
         """Start it and wait until it answers."""
+        command, handed = self._command, self._handed
+        if handed is not None:
+            command = [sys.executable, "-c", HAND_OVER, str(handed.fileno()), *command]
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
-                self._command,
+                command,
                 cwd=self._working_directory,
                 env=self._environ,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                pass_fds=() if handed is None else (handed.fileno(),),
             )
+        if handed is not None:
+            self.wait_for_log("listening on", timeout_s)
+            return
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
             assert self.process.poll() is None, self.log()
@@ -113,6 +140,29 @@ class Daemon:
                 return
             time.sleep(0.05)
         raise AssertionError(f"the daemon did not start: {self.log()}")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def reload(self, config: Mapping[str, Any], timeout_s: float = 20.0) -> bool:
+        """Have it take over another configuration, as ``kill -HUP`` does; say whether it did."""
+        before = len(self._reloads())
+        self.write(config)
+        self.signal(signal.SIGHUP)
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            done = self._reloads()[before:]
+            if done:
+                return "is in force" in done[0]
+            time.sleep(0.02)
+        raise AssertionError(f"it has not reloaded: {self.log()}")
+
+    def _reloads(self) -> list[str]:
+        """Give the lines of its log that each end of a reload is told by."""
+        lines = self.log().splitlines()
+        return [line for line in lines if "llmproxy.reload" in line and " force" in line]
 
     def stop(self, timeout_s: float = 10.0) -> int:
         """End it as systemd would; give its exit status."""

@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from llmproxy.lifecycle import POLL_S, Lifecycle
+from llmproxy.lifecycle import FIRST_REQUEST_S, LAST_WRITES_S, POLL_S, Lifecycle
 
 
 class SlowListeners:
@@ -22,6 +22,29 @@ class SlowListeners:
         await self.closed
 
 
+class FakeConnections:
+    """The connections of clients; notes what is asked of them."""
+
+    def __init__(self, calls: list[str]) -> None:
+        self._calls = calls
+        self.expects_requests = False
+
+    def keep_no_more(self) -> None:
+        """Note it."""
+        self._calls.append("keep no more")
+
+    def close_idle(self, *, unused: bool = True) -> None:
+        """Note it."""
+        self._calls.append("idle" if unused else "idle but unused")
+
+    def abort_all(self) -> None:
+        """Note it."""
+        self._calls.append("abort")
+
+
+ENDED = ["keep no more", "close", "idle but unused", "idle", "abort"]
+
+
 class Drained(SynchronousTestCase):
     """Every order of events."""
 
@@ -31,13 +54,14 @@ class Drained(SynchronousTestCase):
         self.calls: list[str] = []
         self.running = {"one", "two"}
         self.listeners = SlowListeners(self.calls)
+        self.connections = FakeConnections(self.calls)
         self.lifecycle = Lifecycle(
             self.clock,
+            drain_delay_s=0,
             drain_timeout_s=600,
             listeners=self.listeners,
             running=self.running,
-            close_idle=lambda: self.calls.append("idle"),
-            abort_all=lambda: self.calls.append("abort"),
+            connections=self.connections,
         )
 
     def tearDown(self) -> None:
@@ -52,34 +76,76 @@ class Drained(SynchronousTestCase):
 
     def test_before(self) -> None:
         """Nothing is turned away."""
+        self.assertFalse(self.lifecycle.is_leaving())
         self.assertFalse(self.lifecycle.is_draining())
-        self.assertEqual(repr(self.lifecycle), "<Lifecycle draining=False running=2>")
+        self.assertEqual(repr(self.lifecycle), "<Lifecycle leaving=False draining=False running=2>")
 
     def test_it_waits_for_what_runs(self) -> None:
         """And ends soon after the last has ended, cutting what connections are left."""
         drained = self.drain()
         self.assertTrue(self.lifecycle.is_draining())
-        self.assertEqual(repr(self.lifecycle), "<Lifecycle draining=True running=2>")
+        self.assertEqual(repr(self.lifecycle), "<Lifecycle leaving=True draining=True running=2>")
         self.clock.pump([1.0] * 100)
         self.running.remove("one")
         self.clock.pump([1.0] * 100)
         self.assertNoResult(drained)
-        self.assertEqual(self.calls, ["close", "idle"])
+        self.assertEqual(self.calls, ENDED[:-1])
         self.running.remove("two")
         self.clock.pump([POLL_S, 0])
         self.successResultOf(drained)
-        self.assertEqual(self.calls, ["close", "idle", "abort"])
+        self.assertEqual(self.calls, ENDED)
 
-    def test_it_turns_away_before_the_listeners_are_closed(self) -> None:
-        """Connections are closed only when no new ones can come."""
-        drained = self.drain(listening=True)
+    def test_it_takes_requests_until_load_balancers_know(self) -> None:
+        """For the delay it says that it leaves, and only then the listeners close."""
+        self.lifecycle.drain_delay_s = 3
+        drained = self.drain()
+        self.assertTrue(self.lifecycle.is_leaving())
+        self.assertFalse(self.lifecycle.is_draining())
+        self.clock.pump([POLL_S] * 59)
+        self.assertEqual(self.calls, ["keep no more"])
+        self.assertFalse(self.lifecycle.is_draining())
+        self.clock.pump([POLL_S] * 2)
+        self.assertEqual(self.calls, ENDED[:-1])
         self.assertTrue(self.lifecycle.is_draining())
-        self.clock.pump([1.0] * 10)
-        self.assertEqual(self.calls, ["close"])
-        self.listeners.closed.callback(None)
-        self.assertEqual(self.calls, ["close", "idle"])
         self.running.clear()
         self.clock.pump([POLL_S, 0])
+        self.successResultOf(drained)
+
+    def test_it_turns_nobody_away_before_the_listeners_are_closed(self) -> None:
+        """Connections are closed only when no new ones can come."""
+        drained = self.drain(listening=True)
+        self.assertTrue(self.lifecycle.is_leaving())
+        self.clock.pump([1.0] * 10)
+        self.assertEqual(self.calls, ["keep no more", "close"])
+        self.assertFalse(self.lifecycle.is_draining())
+        self.listeners.closed.callback(None)
+        self.assertEqual(self.calls, ENDED[:-1])
+        self.running.clear()
+        self.clock.pump([POLL_S, 0])
+        self.successResultOf(drained)
+
+    def test_who_has_just_connected_may_ask(self) -> None:
+        """Nobody else takes that request; it is waited for, and not for long."""
+        self.running.clear()
+        self.connections.expects_requests = True
+        drained = self.drain()
+        self.clock.pump([POLL_S] * 5)
+        self.assertEqual(self.calls, ENDED[:3])
+        self.assertFalse(self.lifecycle.is_draining())
+        self.connections.expects_requests = False
+        self.clock.pump([POLL_S, 0])
+        self.successResultOf(drained)
+        self.assertEqual(self.calls, ENDED)
+
+    def test_who_never_asks_is_not_waited_for(self) -> None:
+        """A second after the listeners have closed, requests are turned away."""
+        self.running.clear()
+        self.connections.expects_requests = True
+        drained = self.drain()
+        self.clock.pump([FIRST_REQUEST_S - POLL_S / 2])
+        self.assertFalse(self.lifecycle.is_draining())
+        self.clock.pump([POLL_S, 0])
+        self.assertTrue(self.lifecycle.is_draining())
         self.successResultOf(drained)
 
     def test_with_nothing_running(self) -> None:
@@ -87,7 +153,7 @@ class Drained(SynchronousTestCase):
         self.running.clear()
         drained = self.drain()
         self.assertNoResult(drained)
-        self.assertEqual(self.calls, ["close", "idle", "abort"])
+        self.assertEqual(self.calls, ENDED)
         self.clock.advance(0)
         self.successResultOf(drained)
 
@@ -95,16 +161,23 @@ class Drained(SynchronousTestCase):
         """What still runs then is cut."""
         drained = self.drain()
         self.clock.pump([1.0] * 599)
-        self.assertEqual(self.calls, ["close", "idle"])
+        self.assertEqual(self.calls, ENDED[:-1])
         self.clock.pump([1.0, POLL_S, 0])
         self.successResultOf(drained)
-        self.assertEqual(self.calls, ["close", "idle", "abort"])
+        self.assertEqual(self.calls, ENDED)
 
     def test_hurry(self) -> None:
-        """Told again, it waits no longer."""
+        """Told again, it waits no longer, wherever it is."""
+        self.lifecycle.drain_delay_s = 60
         drained = self.drain()
         self.clock.advance(1)
+        self.assertEqual(self.calls, ENDED[:1])
         self.lifecycle.hurry()
         self.clock.pump([POLL_S, 0])
         self.successResultOf(drained)
-        self.assertEqual(self.calls, ["close", "idle", "abort"])
+        self.assertEqual(self.calls, ENDED)
+
+    def test_how_long_it_may_take(self) -> None:
+        """All that it may wait for, and the stores' time."""
+        self.lifecycle.drain_delay_s = 5
+        self.assertEqual(self.lifecycle.longest_s, 5 + FIRST_REQUEST_S + 600 + LAST_WRITES_S)

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, _SystemdParser, connectProtocol
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
 from twisted.python.systemd import ListenFDs
 from twisted.trial.unittest import TestCase
 
@@ -61,6 +62,28 @@ class Closed(Protocol):
     def connectionLost(self, reason: Any = None) -> None:
         """Tell."""
         self.ended.callback(None)
+
+
+class Accumulating(Closed):
+    """Keeps what it receives."""
+
+    received = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Keep it."""
+        self.received += data
+
+
+def says(word: bytes) -> Factory:
+    """Make a factory whose protocols say a word, and close."""
+
+    class Saying(Protocol):
+        def connectionMade(self) -> None:
+            assert self.transport is not None
+            self.transport.write(word)
+            self.transport.loseConnection()
+
+    return Factory.forProtocol(Saying)
 
 
 class Loopback(TestCase):
@@ -163,6 +186,63 @@ class Loopback(TestCase):
             assert client.transport is not None
             client.transport.loseConnection()
             await client.ended
+
+    async def greeting(self, number: int) -> bytes:
+        """Connect to a port, and give what the other side says."""
+        endpoint = TCP4ClientEndpoint(self.reactor, "127.0.0.1", number)
+        client = await connectProtocol(endpoint, Accumulating())
+        await client.ended
+        return client.received
+
+    async def test_another_configuration(self) -> None:
+        """Ports that stay are not touched, others are opened and closed; all have its factory."""
+        listeners = Listeners(
+            self.reactor, ["127.0.0.1:0", "tcp:0:interface=127.0.0.1"], says(b"1")
+        )
+        self.addCleanup(lambda: Deferred.fromCoroutine(listeners.close()))
+        listeners.privilegedStartService()
+        kept = listeners.ports[1]
+        first, second = (port.getHost().port for port in listeners.ports)  # type: ignore[attr-defined]
+        self.assertEqual(await self.greeting(first), b"1")
+        listeners.adopt(
+            listeners.prepare(
+                ["tcp:0:interface=127.0.0.1", "tcp:0:interface=127.0.0.2"], says(b"2")
+            )
+        )
+        self.assertIs(listeners.ports[0], kept)
+        self.assertEqual(listeners.ports[1].getHost().host, "127.0.0.2")  # type: ignore[attr-defined]
+        self.assertEqual(await self.greeting(second), b"2")
+        with self.assertRaises(ConnectionRefusedError):
+            await self.greeting(first)
+
+    async def test_what_cannot_be_had_changes_nothing(self) -> None:
+        """Whatever was opened before it is closed again."""
+        listeners = Listeners(self.reactor, ["127.0.0.1:0"], says(b"1"))
+        self.addCleanup(lambda: Deferred.fromCoroutine(listeners.close()))
+        listeners.privilegedStartService()
+        ports = listeners.ports
+        port: int = ports[0].getHost().port  # type: ignore[attr-defined]
+        taken = f"127.0.0.1:{port}"
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            other = f"tcp:{free.getsockname()[1]}:interface=127.0.0.1"
+        with self.assertRaises(CannotListen):
+            listeners.prepare([other, taken], says(b"2"))
+        self.assertEqual(listeners.ports, ports)
+        self.assertEqual(await self.greeting(port), b"1")
+        prepared = listeners.prepare([other], says(b"2"))
+        listeners.discard(prepared)
+        self.assertEqual(await self.greeting(port), b"1")
+        await deferLater(self.reactor, 0)
+        with socket.create_server(("127.0.0.1", int(other.split(":")[1]))):
+            pass  # nobody listens there
+
+    def test_a_socket_that_systemd_has_not_handed_over(self) -> None:
+        """It is said so, by its number and by its name."""
+        self.patch(_SystemdParser, "_sddaemon", ListenFDs([]))
+        for which in ("index=0", "name=http"):
+            with self.assertRaises(CannotListen) as caught:
+                self.listeners(f"systemd:domain=INET:{which}").privilegedStartService()
+            self.assertIn("systemd has handed over no such socket", str(caught.exception))
 
     def test_a_port_in_use(self) -> None:
         """One line says which address, and why."""

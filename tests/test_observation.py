@@ -12,18 +12,18 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.testing import MemoryReactorClock
 
 from benchmarks.certificate import make_certificate
-from llmproxy.config.load import load_config, parse_config
+from llmproxy.config.load import LoadedConfig, parse_config
 from llmproxy.config.model import Config
 from llmproxy.entitlements import Quota
 from llmproxy.errors import RateLimited, UriTooLong
 from llmproxy.metrics.catalogue import CATALOGUE
 from llmproxy.metrics.registry import Metrics
-from llmproxy.observation import SHARED_FOLDER, THREAD_TURN_S, config_hash
+from llmproxy.observation import SHARED_FOLDER, THREAD_TURN_S
 from llmproxy.service import Gateway
 from llmproxy.values import Demand, Principal, TriedBackend, Usage, UsageRecord
 from tests.metrics.counting import Samples, read_samples
 
-ETC = Path(__file__).resolve().parent.parent / "etc"
+DIGEST = "0123456789ab"
 BACKENDS = """backends:
   - {name: a, url: "http://127.0.0.1:1"}
   - {name: b, url: "http://127.0.0.1:2"}
@@ -70,7 +70,7 @@ class Reactor(MemoryReactorClock):
 
 def made(text: str) -> Gateway:
     """Make a whole daemon; nothing of it is started."""
-    return Gateway(configured(text), Reactor(), cannot_start)
+    return Gateway(configured(text), Reactor(), cannot_start, DIGEST)
 
 
 def samples(gateway: Gateway) -> Samples:
@@ -159,11 +159,11 @@ def test_the_numbers_are_those_of_the_parts() -> None:
     directory = gateway.directory
     directory.set_health("a", "down", "no answer")
     directory.drain("b")
-    gateway.lifecycle.draining = True
-    running: Any = gateway.data_path.running
+    gateway.lifecycle.leaving = True
+    running: Any = gateway.front.data_path.running
     running.add(type("Exchange", (), {"state": "relaying"})())
     gateway.observation.streams.told["stalled_stream", "a"] += 2
-    gateway.observation.config_hash = 12.0
+    gateway.config_life.stayed(3)
     now = samples(gateway)
     changed = {name: value for name, value in now.items() if before.get(name) != value}
     for name in [name for name in changed if name.startswith("process_")]:
@@ -175,7 +175,8 @@ def test_the_numbers_are_those_of_the_parts() -> None:
         'llmproxy_requests_in_flight{phase="relaying"}': 1,
         'llmproxy_stream_alerts_total{backend="a",kind="stalled_stream"}': 2,
         "llmproxy_draining": 1,
-        "llmproxy_config_hash": 12,
+        "llmproxy_config_last_reload_successful": 0,
+        "llmproxy_config_last_reload_timestamp_seconds": gateway.config_life.status().reloaded_s,
     }
 
 
@@ -251,7 +252,7 @@ def test_without_metrics_nothing_counts() -> None:
     assert gateway.observation.metrics is None
     assert gateway.observation.reporters == ()
     gateway.observation.refused(UriTooLong())
-    assert b"metrics" not in gateway.site.resource.children
+    assert b"metrics" not in gateway.front.site.resource.children
     assert [type(part).__name__ for part in gateway.observation] == ["StreamWatch", "LoopLag"]
 
 
@@ -260,10 +261,10 @@ def test_where_metrics_are_served(listen: str) -> None:
     """With the clients' paths, or on their own listener and not there."""
     gateway = made(OPEN + f"metrics: {{path: /numbers, listen: '{listen}'}}\n")
     gateway.privilegedStartService()
-    reactor: Any = gateway.site.reactor
+    reactor: Any = gateway.front.site.reactor
     ports = [server[0] for server in reactor.tcpServers]
     assert ports == ([9101, 8000] if listen else [8000]) or ports == [8000, 9101]
-    assert (b"numbers" in gateway.site.resource.children) is not bool(listen)
+    assert (b"numbers" in gateway.front.site.resource.children) is not bool(listen)
     assert b"/numbers" in gateway.observation.probed_paths
 
 
@@ -283,7 +284,7 @@ def test_writing_out_does_not_hold_up_the_event_loop() -> None:
     observation.startService()
     assert sys.getswitchinterval() == pytest.approx(THREAD_TURN_S)
     observation.stopService()
-    reactor: Any = gateway.site.reactor
+    reactor: Any = gateway.front.site.reactor
     assert reactor.getDelayedCalls() == []
 
 
@@ -304,13 +305,52 @@ def test_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert folders == ["", str(tmp_path)]
 
 
-def test_the_hash_of_a_configuration() -> None:
-    """The same for the same; another for another, but for secrets; exact as a float."""
-    plain = configured(OPEN)
-    assert config_hash(plain) == config_hash(configured(OPEN + "# a comment\n"))
-    assert config_hash(plain) != config_hash(configured(OPEN + "metrics: {path: /m}\n"))
-    secrets = [
-        configured(OPEN.replace('1"}', f'1", api_key: {key}}}')) for key in ("one", "another")
-    ]
-    assert config_hash(secrets[0]) == config_hash(secrets[1]) != config_hash(plain)
-    assert 0 < config_hash(load_config(str(ETC / "llmproxy.reference.yaml"), {})) < 2**53
+def test_which_configuration_is_in_force() -> None:
+    """The number is its digest, as exact as that; and when it was read, and whether it could be."""
+    gateway = made(OPEN)
+    life = gateway.config_life
+    first = samples(gateway)
+    assert first["llmproxy_config_hash"] == int(DIGEST, 16) < 2**53
+    assert first["llmproxy_config_last_reload_successful"] == 1
+    assert first["llmproxy_config_last_reload_timestamp_seconds"] == life.status().since_s
+    life.stayed(1)
+    failed = samples(gateway)
+    assert failed["llmproxy_config_hash"] == first["llmproxy_config_hash"]
+    assert failed["llmproxy_config_last_reload_successful"] == 0
+    life.replaced("ffffffffffff")
+    now = samples(gateway)
+    assert now["llmproxy_config_hash"] == 2**48 - 1
+    assert now["llmproxy_config_last_reload_successful"] == 1
+    assert now["llmproxy_config_last_reload_timestamp_seconds"] == life.status().reloaded_s
+
+
+def test_another_configuration(tmp_path: Path) -> None:
+    """What is watched for, and who is there to be watched, are the new one's."""
+    gateway = made(OPEN)
+    text = with_every_source(tmp_path).partition("usage:")[0]
+    text = text.replace("rate_limit: {storage: redis, redis: one}\n", "").replace(
+        "{name: b, url", "{name: c, url"
+    )
+    text = text.replace(
+        "{name: k, type: builtin}", "{name: s, type: static, static: {keys: [{key: sk-123456}]}}"
+    )
+    text += "monitoring: {long_stream_alert: 7s, stalled_stream_alert: 0s}\n"
+    text = text.replace("server: {", "server: {max_loop_lag: 3s, ")
+    config = configured(text)
+    gateway.replace(LoadedConfig(config, "x.yaml", "0" * 12, {}))
+    found = samples(gateway)
+    assert found["llmproxy_config_hash"] == int(DIGEST, 16)  # its reloader tells of another
+    assert {name for name in found if name.startswith("llmproxy_backend_up")} == {
+        'llmproxy_backend_up{backend="a"}',
+        'llmproxy_backend_up{backend="c"}',
+    }
+    assert {name for name in found if name.startswith("llmproxy_storage_up")} == {
+        'llmproxy_storage_up{storage="redis one"}',
+        'llmproxy_storage_up{storage="database people"}',
+    }
+    assert len([name for name in found if "certificate_expiry" in name]) == 1
+    assert gateway.observation.lag.most_s == 3
+    assert gateway.observation.streams._limits == {"long_stream": 7, "stalled_stream": 0}
+    gateway.replace(LoadedConfig(configured(OPEN), "x.yaml", DIGEST, {}))
+    found = samples(gateway)
+    assert not [name for name in found if "certificate" in name or "storage_up" in name]

@@ -14,8 +14,9 @@ from twisted.trial.unittest import TestCase
 
 from llmproxy.config.load import parse_config
 from llmproxy.config.model import Config
+from llmproxy.config.model_auth import StaticProvider
 from llmproxy.entitlements import Quota
-from llmproxy.errors import GatewayError, InvalidApiKey, KeyDisabled
+from llmproxy.errors import GatewayError, InvalidApiKey, KeyDisabled, RateLimited
 from llmproxy.key_records import KeyDraft, KeyRecord
 from llmproxy.limits.memory_limiter import MemoryLimiter
 from llmproxy.limits.redis_limiter import RedisLimiter
@@ -93,7 +94,7 @@ class RightsTests(TestCase):
     async def verdict(self, rights: Rights, key: str = KEY) -> Principal | type[Exception]:
         """Say what a key is, or what it is refused with."""
         try:
-            return await rights.authenticator.authenticate(key, "192.0.2.1")
+            return await rights.rules.authenticator.authenticate(key, "192.0.2.1")
         except GatewayError as error:
             return type(error)
 
@@ -194,3 +195,54 @@ class RightsTests(TestCase):
         assert rights.storage.keys is not None
         await rights.storage.keys.create(KeyDraft(record=KeyRecord(id=""), key=KEY))
         assert isinstance(await self.verdict(rights, "whatever"), Principal)
+
+    async def test_another_configuration(self) -> None:
+        """Keys, limits and words change at once; what was used, and what is known, stays."""
+        rights = self.made()
+        keys = rights.storage.keys
+        assert keys is not None
+        await keys.create(KeyDraft(record=KeyRecord(id="", name="n"), key=KEY))
+        principal = await self.verdict(rights)
+        assert isinstance(principal, Principal)
+        grant = await rights.limiter.acquire(Demand(principal, "m", 1))
+        changed = configured(self.folder, more="rate_limit: {per_key: {max_concurrent: 1}}")
+        other = attrs.evolve(changed.auth.pipeline[1], name="t", static=StaticProvider(keys=()))
+        changed = attrs.evolve(
+            changed, auth=attrs.evolve(changed.auth, pipeline=(changed.auth.pipeline[0], other))
+        )
+        rules = rights.prepare(changed)
+        assert isinstance(await self.verdict(rights, "sk-static"), Principal)
+        rights.adopt(rules)
+        assert await self.verdict(rights, "sk-static") is InvalidApiKey
+        assert await self.verdict(rights) is principal
+        await rights.limiter.acquire(Demand(principal, "m", 1))
+        with self.assertRaises(RateLimited):
+            await rights.limiter.acquire(Demand(principal, "m", 1))
+        grant.settle(0)
+        await keys.update(
+            (await self.only_id(rights)), lambda record: attrs.evolve(record, status="disabled")
+        )
+        assert await self.verdict(rights) is KeyDisabled
+
+    async def only_id(self, rights: Rights) -> str:
+        """Give the id of the only stored key."""
+        assert rights.storage.keys is not None
+        stored = await rights.storage.keys.identify(KEY)
+        assert stored is not None
+        return stored.record.id
+
+    async def test_keys_that_leave_the_file_while_requests_run(self) -> None:
+        """They are cut where the new configuration wants that, else they finish."""
+        for word, cut in (("cut", InvalidApiKey), ("finish", type(None))):
+            running = [FakeRunning(), FakeRunning("another")]
+            rights = self.made(running)
+            principal = await self.verdict(rights, "sk-static")
+            assert isinstance(principal, Principal)
+            running[0].key_id = principal.key_id
+            after = configured(self.folder, auth=f"on_revoke: {word}")
+            none = attrs.evolve(after.auth.pipeline[1], static=StaticProvider(keys=()))
+            auth = attrs.evolve(after.auth, pipeline=(after.auth.pipeline[0], none))
+            rights.adopt(rights.prepare(attrs.evolve(after, auth=auth)))
+            assert type(running[0].cut_by) is cut
+            assert running[1].cut_by is None
+            await rights.stopService()

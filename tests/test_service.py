@@ -12,19 +12,16 @@ from typing import Any, NoReturn
 import attrs
 import pytest
 from twisted.application.service import Application, IServiceCollection
-from twisted.internet.address import IPv4Address
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import ILogObserver, LogLevel
 
 from llmproxy.backends.demo.server import DemoServer
-from llmproxy.config.load import load_config, parse_config
-from llmproxy.config.model import Config
+from llmproxy.config.load import LoadedConfig, load_config, load_file, parse_config
+from llmproxy.config.model import BackendTls, Config
 from llmproxy.errors import ConfigError
-from llmproxy.proxy_protocol import ProxyProtocolFactory
 from llmproxy.service import Gateway
-from llmproxy.tls.transport import EdgeTlsFactory
-from tests.upstream.certificates import Authority
 
+DIGEST = "0123456789ab"
 ETC = Path(__file__).resolve().parent.parent / "etc"
 MINIMAL = 'backends: [{name: a, url: "http://127.0.0.1:1"}]\nauth: {enabled: false}\n'
 
@@ -57,31 +54,28 @@ def made(reactor: MemoryReactorClock) -> Iterator[list[Gateway]]:
     gateways: list[Gateway] = []
     yield gateways
     for gateway in gateways:
-        for service in gateway:
+        for service in gateway.fleet:
             if isinstance(service, DemoServer):
                 service.stopService()
 
 
 def part_names(gateway: Gateway) -> list[str]:
     """Name the services of a gateway in their order."""
-    return [type(service).__name__ for service in gateway]
+    return [type(service).__name__ for service in (*gateway.fleet, *gateway)]
+
+
+PARTS = ["Fleet", "Observation", "Front"]
 
 
 def test_the_shipped_file(reactor: MemoryReactorClock, made: list[Gateway]) -> None:
     """All parts, in the order in which they start; nothing listens yet but the demo's port."""
-    gateway = Gateway(load_config(str(ETC / "llmproxy.yaml"), {}), reactor, cannot_start)
+    gateway = Gateway(load_config(str(ETC / "llmproxy.yaml"), {}), reactor, cannot_start, DIGEST)
     made.append(gateway)
-    assert part_names(gateway) == [
-        "DemoServer",
-        "ModelLists",
-        "HealthChecker",
-        "Observation",
-        "Listeners",
-    ]
+    assert part_names(gateway) == ["DemoServer", "ModelLists", "HealthChecker", *PARTS]
     assert reactor.tcpServers == []
     assert reactor.getDelayedCalls() == []
     assert [one.name for one in gateway.directory.statuses()] == ["demo"]
-    assert not gateway.lifecycle.is_draining()
+    assert not gateway.lifecycle.is_leaving()
 
 
 def test_the_reference_file(
@@ -92,13 +86,14 @@ def test_the_reference_file(
     config = load_config(str(ETC / "llmproxy.reference.yaml"), {})
     reporters = tuple(one for one in config.usage.reporters if one.type in ("webhook", "log"))
     config = attrs.evolve(config, usage=attrs.evolve(config.usage, reporters=reporters))
-    gateway = Gateway(config, reactor, cannot_start)
+    gateway = Gateway(config, reactor, cannot_start, DIGEST)
     assert part_names(gateway) == [
         "ModelLists",
         "HealthChecker",
+        "Fleet",
         "Metering",
         "Observation",
-        "Listeners",
+        "Front",
     ]
     assert os.listdir("data/spool/0")
     assert [one.name for one in gateway.directory.statuses()] == ["vllm-1"]
@@ -112,7 +107,7 @@ def test_usage_that_nobody_receives(
 ) -> None:
     """There is no spool, and no directory of it."""
     monkeypatch.chdir(tmp_path)
-    gateway = Gateway(configured(MINIMAL + f"usage: {usage}\n"), reactor, cannot_start)
+    gateway = Gateway(configured(MINIMAL + f"usage: {usage}\n"), reactor, cannot_start, DIGEST)
     assert gateway.metering is None
     assert "Metering" not in part_names(gateway)
     assert os.listdir() == []
@@ -124,26 +119,22 @@ def test_usage_that_somebody_receives(
     """Every exchange is reported to the spool."""
     monkeypatch.chdir(tmp_path)
     config = configured(MINIMAL + "usage: {reporters: [{name: l, type: log}]}\n")
-    gateway = Gateway(config, reactor, cannot_start)
+    gateway = Gateway(config, reactor, cannot_start, DIGEST)
     assert gateway.metering is not None
-    assert gateway.metering.spool in gateway.data_path.reporters
+    assert gateway.metering.spool in gateway.front.data_path.reporters
 
 
 def test_checks_can_be_left_out(reactor: MemoryReactorClock) -> None:
     """Without ``health_check`` there is no part for it."""
     config = configured(MINIMAL + "health_check: {enabled: false}\n")
-    assert part_names(Gateway(config, reactor, cannot_start)) == [
-        "ModelLists",
-        "Observation",
-        "Listeners",
-    ]
+    assert part_names(Gateway(config, reactor, cannot_start, DIGEST)) == ["ModelLists", *PARTS]
 
 
 def test_two_demo_backends_are_one_server(reactor: MemoryReactorClock, made: list[Gateway]) -> None:
     """There is one model stand-in, however often it is named."""
     text = MINIMAL.replace('{name: a, url: "http://127.0.0.1:1"}', "{name: a, url: 'demo:'}, X")
     gateway = Gateway(
-        configured(text.replace("X", "{name: b, url: 'demo:'}")), reactor, cannot_start
+        configured(text.replace("X", "{name: b, url: 'demo:'}")), reactor, cannot_start, DIGEST
     )
     made.append(gateway)
     assert part_names(gateway).count("DemoServer") == 1
@@ -152,8 +143,8 @@ def test_two_demo_backends_are_one_server(reactor: MemoryReactorClock, made: lis
 
 def test_it_listens_and_ends(reactor: MemoryReactorClock) -> None:
     """As twistd does it: privileged start, start, stop; afterwards no timer is left."""
-    config = configured(MINIMAL + 'server: {listen: ["127.0.0.1:8124", ":8125"]}\n')
-    gateway = Gateway(config, reactor, cannot_start)
+    config = configured(MINIMAL + 'server: {listen: ["127.0.0.1:8124", ":8125"], drain_delay: 0}\n')
+    gateway = Gateway(config, reactor, cannot_start, DIGEST)
     gateway.privilegedStartService()
     assert [server[0] for server in reactor.tcpServers] == [8124, 8125]
     gateway.startService()
@@ -161,8 +152,9 @@ def test_it_listens_and_ends(reactor: MemoryReactorClock) -> None:
     assert reactor.getDelayedCalls()
     stopped: list[Any] = []
     gateway.stopService().addBoth(stopped.append)
-    assert gateway.lifecycle.is_draining()
+    assert gateway.lifecycle.is_leaving()
     reactor.pump([0.1] * 20)
+    assert gateway.lifecycle.is_draining()
     assert stopped == [None]
     assert reactor.getDelayedCalls() == []
 
@@ -176,7 +168,9 @@ def test_an_address_that_cannot_be_had(
         raise OSError(13, "Permission denied")
 
     monkeypatch.setattr(reactor, "listenTCP", listenTCP)
-    gateway = Gateway(configured(MINIMAL + "server: {listen: ':80'}\n"), reactor, cannot_start)
+    gateway = Gateway(
+        configured(MINIMAL + "server: {listen: ':80'}\n"), reactor, cannot_start, DIGEST
+    )
     with pytest.raises(CannotStart, match=r"^cannot listen on ':80': Permission denied$"):
         gateway.privilegedStartService()
 
@@ -188,7 +182,7 @@ def test_the_application_logs_through_it(
     out = io.StringIO()
     monkeypatch.setattr("sys.stdout", out)
     config = configured(MINIMAL + "log: {level: warning, format: json}\n")
-    gateway = Gateway(config, reactor, cannot_start)
+    gateway = Gateway(config, reactor, cannot_start, DIGEST)
     application = Application("test")
     gateway.setServiceParent(application)
     assert list(IServiceCollection(application)) == [gateway]
@@ -214,14 +208,14 @@ def test_logs_go_where_the_file_says_and_hold_no_secret(
         + f"log: {{output: file, file: {{path: {path}}}}}\n"
         + f"logging: {{access: {{output: file, path: {path}}}}}\n"
     )
-    gateway = Gateway(config, reactor, cannot_start)
+    gateway = Gateway(config, reactor, cannot_start, DIGEST)
     application = Application("test")
     gateway.setServiceParent(application)
     observer = ILogObserver(application)
     event = {"log_level": LogLevel.info, "log_format": "said canary-key", "log_namespace": "n"}
     observer(event)
     moved = path.rename(tmp_path / "x.old")
-    gateway.logs.reopen()
+    gateway.logbooks.adopt(gateway.logbooks.prepare(config))
     observer(event)
     for file in (path, moved):
         assert file.read_text() == "1970-01-01T00:00:00.000Z info     n: said (hidden)\n"
@@ -230,51 +224,12 @@ def test_logs_go_where_the_file_says_and_hold_no_secret(
 def test_its_state_can_be_read_without_secrets(reactor: MemoryReactorClock) -> None:
     """``repr`` tells how it is, and no key."""
     config = configured(MINIMAL.replace("}]", ", api_key: canary-key}]"))
-    gateway = Gateway(config, reactor, cannot_start)
+    gateway = Gateway(config, reactor, cannot_start, DIGEST)
     gateway.privilegedStartService()
     shown = repr(gateway)
     assert "8000" in shown
     assert "draining=False" in shown
     assert "canary" not in shown
-
-
-def test_tls_on_the_listeners(reactor: MemoryReactorClock, tmp_path: Path) -> None:
-    """It stands between the ports and the site, and has the time of a head for its handshake."""
-    cert_file, key_file = Authority(tmp_path, "authority").issue("gateway.test")
-    files = f"cert_file: {cert_file}, key_file: {key_file}"
-    config = configured(
-        MINIMAL + f"server: {{header_timeout: 7s, tls: {{enabled: true, {files}}}}}\n"
-    )
-    gateway = Gateway(config, reactor, cannot_start)
-    gateway.privilegedStartService()
-    (listening,) = reactor.tcpServers
-    factory = listening[1]
-    assert isinstance(factory, EdgeTlsFactory)
-    assert factory.wrappedFactory is gateway.site
-    assert factory.handshake_timeout_s == 7
-    assert gateway.certificates is not None
-    assert [one.cert_file for one in gateway.certificates.certificates] == [cert_file]
-    assert "Certificates" in part_names(gateway)
-
-
-def test_the_proxy_protocol(reactor: MemoryReactorClock) -> None:
-    """It stands right above the ports, and has the time of a head for its header."""
-    config = configured(MINIMAL + "server: {header_timeout: 7s, proxy_protocol: true}\n")
-    gateway = Gateway(config, reactor, cannot_start)
-    gateway.privilegedStartService()
-    (listening,) = reactor.tcpServers
-    factory = listening[1]
-    assert isinstance(factory, ProxyProtocolFactory)
-    assert factory.wrappedFactory is gateway.site
-    assert factory.header_timeout_s == 7
-    assert factory.buildProtocol(IPv4Address("TCP", "192.0.2.7", 1)) is not None
-    trusting = configured(
-        MINIMAL + "server: {proxy_protocol: true, trusted_proxies: ['10.0.0.0/8'], listen: ':1'}\n"
-    )
-    Gateway(trusting, reactor, cannot_start).privilegedStartService()
-    factory = reactor.tcpServers[-1][1]
-    assert factory.buildProtocol(IPv4Address("TCP", "192.0.2.7", 1)) is None
-    assert factory.buildProtocol(IPv4Address("TCP", "10.0.0.7", 1)) is not None
 
 
 @pytest.mark.parametrize(
@@ -313,6 +268,118 @@ def test_files_that_cannot_be_used(
             ),
             reactor,
             cannot_start,
+            DIGEST,
         )
     (problem,) = caught.value.problems
     assert problem.path == blamed
+
+
+# another configuration
+
+
+def written(folder: Path, text: str) -> LoadedConfig:
+    """Load a configuration file of this text."""
+    file = folder / "x.yaml"
+    file.write_text(text)
+    return load_file(str(file), {})
+
+
+@pytest.fixture
+def running(reactor: MemoryReactorClock) -> Iterator[Gateway]:
+    """A gateway that serves; nothing is left of it in the end."""
+    gateway = Gateway(configured(MINIMAL), reactor, cannot_start, DIGEST)
+    gateway.privilegedStartService()
+    gateway.startService()
+    yield gateway
+    gateway.stopService()
+    reactor.pump([0.1] * 60)
+    assert reactor.getDelayedCalls() == []
+
+
+def test_everything_may_change(
+    running: Gateway, reactor: MemoryReactorClock, tmp_path: Path
+) -> None:
+    """In one turn; what lives on is the same as before."""
+    site, directory, data_path = running.front.site, running.directory, running.front.data_path
+    root = site.resource
+    loaded = written(
+        tmp_path,
+        """
+backends: [{name: b, url: "http://127.0.0.1:2"}]
+server: {listen: ["127.0.0.1:8124"], max_inflight_bytes: 100MiB, drain_delay: 3s, drain_timeout: 4s}
+auth: {storage: file}
+api_keys: [{key: sk-123456}]
+rate_limit: {per_key: {max_concurrent: 1}}
+logging: {access: {enabled: false}}
+""",
+    )
+    assert running.replace(loaded) == loaded.digest
+    assert running.config is loaded.config
+    assert (running.front.site, running.directory) == (site, directory)
+    assert site.resource is not root
+    assert running.front.data_path is not data_path
+    assert running.front.data_path.running is data_path.running
+    assert running.front.data_path.admission.budget is data_path.admission.budget
+    assert running.front.data_path.admission.limiter is data_path.admission.limiter
+    assert running.front.data_path.admission.authenticator is not data_path.admission.authenticator
+    assert running.front.data_path.rules.pseudonym == data_path.rules.pseudonym
+    assert running.front.data_path.admission.budget.limit_bytes == 100 * 2**20  # type: ignore[attr-defined]
+    assert (running.lifecycle.drain_delay_s, running.lifecycle.drain_timeout_s) == (3, 4)
+    assert [one.name for one in directory.statuses()] == ["b"]
+    assert [server[0] for server in reactor.tcpServers] == [8000, 8124]
+    running.lifecycle.hurry()
+
+
+def test_nothing_changes_when_anything_cannot_be_had(
+    running: Gateway,
+    reactor: MemoryReactorClock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every problem is told, with its line, whatever part of the daemon has it."""
+    (tmp_path / "bad.pem").write_text("no certificate")
+
+    def listenTCP(port: int, *arguments: Any, **more: Any) -> Any:
+        raise OSError(98, "Address already in use")
+
+    monkeypatch.setattr(reactor, "listenTCP", listenTCP)
+    before = (
+        running.config,
+        running.front.site.resource,
+        running.front.data_path,
+        running.fleet.backends,
+    )
+    loaded = written(
+        tmp_path,
+        f"""
+backends:
+  - name: b
+    url: "http://127.0.0.1:2"
+server:
+  listen: ":8124"
+auth: {{enabled: false}}
+logging:
+  access: {{output: file, path: {tmp_path}/{"x" * 300}}}
+""",
+    )
+    with pytest.raises(ConfigError) as caught:
+        running.replace(loaded)
+    assert [(one.line, one.path) for one in caught.value.problems] == [
+        (9, "logging.access.path"),
+        (6, "server.listen"),
+    ]
+    bad = attrs.evolve(loaded.config.backends[0], url="https://b", tls=BackendTls(ca_file="none"))
+    with pytest.raises(ConfigError) as caught:
+        running.replace(attrs.evolve(loaded, config=attrs.evolve(loaded.config, backends=(bad,))))
+    assert [(one.line, one.path) for one in caught.value.problems] == [
+        (9, "logging.access.path"),
+        (3, "backends[0].tls"),
+    ]
+    after = (
+        running.config,
+        running.front.site.resource,
+        running.front.data_path,
+        running.fleet.backends,
+    )
+    assert after == before
+    running.lifecycle.hurry()

@@ -11,10 +11,11 @@ from twisted.internet.interfaces import IAddress
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 
-from llmproxy.channel import ip_of
+from llmproxy.channel import EdgeLimits, ip_of
 from llmproxy.resources.base import answer_json
 from llmproxy.site import SURPLUS_CONNECTIONS, EdgeRequest
-from tests.edge import NOW_S, Edge, answer_only, get, ignore, post
+from llmproxy.wire.forwarded import TrustedProxies
+from tests.edge import NOW_S, Edge, Stage, answer_only, get, ignore, post
 
 
 def begun(request: EdgeRequest) -> None:
@@ -406,6 +407,55 @@ def test_a_new_connection_for_an_idle_one() -> None:
         assert edge.try_connect(peer) is None
         for request in edge.stage.requests:
             answer_only(request)
+
+
+def test_the_next_answer_is_the_last() -> None:
+    """Once nothing is to be kept, each answer says so, and its connection closes after it."""
+    with Edge() as edge:
+        kept, fresh = edge.connect().send(get()), edge.connect()
+        edge.site.keep_no_more()
+        edge.turn()
+        assert not kept.connection.lost
+        for client in (kept, fresh):
+            *before, last = client.send(get()).answers()
+            assert last.field(b"connection") == b"close"
+            assert not any(answer.field(b"connection") for answer in before)
+            edge.turn()
+            assert client.connection.lost
+
+
+def test_connections_that_nothing_was_asked_on_yet() -> None:
+    """They are told apart, up to the end of their first head, and closed only if that is wanted."""
+    with Edge() as edge:
+        assert not edge.site.expects_requests
+        used, unused = edge.connect().send(get()), edge.connect().send(get()[:-1])
+        assert edge.site.expects_requests
+        edge.site.close_idle(unused=False)
+        edge.turn()
+        assert [one.connection.lost for one in (used, unused)] == [True, False]
+        assert unused.send(b"\n").answer().status == 200
+        assert not edge.site.expects_requests
+
+
+def test_another_tree() -> None:
+    """It is asked from the next request on, and what was found in the old one is forgotten."""
+
+    def named(name: str) -> Stage:
+        return Stage(lambda request: answer_json(request, 200, name))
+
+    with Edge(resource=named("old")) as edge:
+        client = edge.connect().send(post(b"{}"))
+        edge.site.replace(
+            named("new"),
+            limits=EdgeLimits(),
+            max_connections=1,
+            trusted_proxies=TrustedProxies(()),
+            cors_fields=lambda _: ((b"X-New", b"1"),),
+        )
+        old, new = client.send(post(b"{}")).answers()
+        assert (old.json, old.field(b"x-new")) == ("old", b"")
+        assert (new.json, new.field(b"x-new")) == ("new", b"1")
+        assert edge.connect().send(get()).is_closed  # one connection too many
 
 
 def test_close_idle() -> None:

@@ -14,7 +14,7 @@ from llmproxy.config.load import parse_config
 from llmproxy.config.model import Config
 from llmproxy.config.model_stores import Database
 from llmproxy.errors import ConfigError
-from llmproxy.storage import Storage
+from llmproxy.storage import RETIRE_AFTER_S, Storage
 from llmproxy.stores.counters import SqliteCounters
 from llmproxy.stores.memory_counters import MemoryCounters
 
@@ -141,3 +141,31 @@ def test_drivers_are_imported_by_those_who_use_them() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
     )
     assert printed.stdout.strip() == "[]"
+
+
+def test_another_configuration(tmp_path: Path) -> None:
+    """Stores whose settings stay live on; what is gone is stopped when nobody waits for it."""
+    reactor = MemoryReactorClock()
+    before = configured(tmp_path, f"{REDIS}, {DATABASE}", "rate_limit: {enabled: false}")
+    storage = Storage(before, reactor, lambda _: None)
+    redis, database = storage.redis["one"], storage.databases["things"]
+    keys = storage.keys
+    after = configured(tmp_path, f"{DATABASE}, {REDIS}")
+    changed = attrs.evolve(after.storage.caches[0], db=3)
+    after = attrs.evolve(
+        after, storage=attrs.evolve(after.storage, caches=(changed, *after.storage.caches[1:]))
+    )
+    named = storage.prepare(after)
+    assert storage.redis["one"] is redis
+    storage.adopt(named)
+    assert storage.databases["things"] is database
+    assert storage.keys is keys
+    assert storage.redis["one"] is not redis
+    assert redis in list(storage)
+    reactor.advance(RETIRE_AFTER_S)
+    assert redis not in list(storage)
+    assert {storage.redis["one"], database} <= set(storage)
+    assert reactor.getDelayedCalls() == []
+    storage.adopt(storage.prepare(before))
+    storage.stopService()
+    assert reactor.getDelayedCalls() == []

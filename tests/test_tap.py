@@ -19,7 +19,14 @@ from twisted.scripts._twistd_unix import ServerOptions
 from zope.interface.verify import verifyObject
 
 from llmproxy.service import Gateway
-from llmproxy.tap import EndSignals, Options, install, makeService, settle_memory
+from llmproxy.tap import (
+    EndSignals,
+    Options,
+    ReloadSignal,
+    install,
+    makeService,
+    settle_memory,
+)
 from twisted.plugins import llmproxy_plugin
 
 GOOD = """\
@@ -27,6 +34,9 @@ server: {listen: "127.0.0.1:8123"}
 backends: [{name: a, url: "http://127.0.0.1:1"}]
 auth: {enabled: false}
 """
+
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Reactor(MemoryReactorClock):
@@ -70,7 +80,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def _signals_as_before() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     yield
     for number, what in before.items():
         signal.signal(number, what)
@@ -87,7 +97,7 @@ def test_options_load_the_file(file: Path) -> None:
     """It is there for the service, and needs no second look."""
     options = Options()
     options.parseOptions(["-c", str(file)])
-    assert options.loaded.server.listen == ("127.0.0.1:8123",)
+    assert options.loaded.config.server.listen == ("127.0.0.1:8123",)
 
 
 def test_options_without_a_file() -> None:
@@ -121,13 +131,17 @@ def test_the_plugin_names_this_module() -> None:
 
 @pytest.mark.usefixtures("_signals_as_before")
 def test_the_service(reactor: Reactor, file: Path) -> None:
-    """It is a gateway on the reactor that takes signals once it runs, and not before."""
+    """It is a gateway on the reactor that takes the signals of its end once it runs.
+
+    That of a reload is taken before: it would end the process.
+    """
     before = signal.getsignal(signal.SIGTERM)
     service = makeService(parsed(file))
     assert isinstance(service, Gateway)
     assert verifyObject(IService, service)
     assert signal.getsignal(signal.SIGTERM) is before
-    (hook, arguments, _), (settling, *_) = reactor.whenRunningHooks
+    assert isinstance(signal.getsignal(signal.SIGHUP), ReloadSignal)
+    (hook, arguments, _), (settling, *_), _ = reactor.whenRunningHooks
     assert settling is settle_memory
     hook(*arguments)
     end = signal.getsignal(signal.SIGTERM)
@@ -139,7 +153,7 @@ def test_the_service(reactor: Reactor, file: Path) -> None:
 def test_install() -> None:
     """A signal reaches it."""
     reactor = Reactor()
-    install(EndSignals(reactor, lambda: None))
+    install(EndSignals(reactor, reactor.stop, lambda: None))
     signal.raise_signal(signal.SIGTERM)
     reactor.turn()
     assert reactor.stops == 1
@@ -149,7 +163,7 @@ def test_the_first_signal_ends_it_and_the_second_hurries() -> None:
     """Nothing happens inside a signal's call; a third one is no worse than a second."""
     reactor = Reactor()
     hurried: list[int] = []
-    end = EndSignals(reactor, lambda: hurried.append(reactor.stops))
+    end = EndSignals(reactor, reactor.stop, lambda: hurried.append(reactor.stops))
     end(signal.SIGTERM, None)
     assert reactor.stops == 0
     reactor.turn()
@@ -161,6 +175,7 @@ def test_the_first_signal_ends_it_and_the_second_hurries() -> None:
     assert (reactor.stops, hurried) == (1, [1, 1])
 
 
+@pytest.mark.usefixtures("_signals_as_before")
 def test_a_port_in_use(
     reactor: Reactor,
     file: Path,
@@ -194,6 +209,18 @@ def test_time_that_nobody_sets(reactor: Reactor, file: Path) -> None:
     makeService(parsed(file))
     before_s = time.monotonic()
     assert before_s <= reactor.seconds() <= time.monotonic()
+
+
+def test_each_hangup_asks_for_a_reload() -> None:
+    """In the reactor's next turn."""
+    reactor = Reactor()
+    asked: list[int] = []
+    hangup = ReloadSignal(reactor, lambda: asked.append(1))
+    hangup(signal.SIGHUP, None)
+    hangup(signal.SIGHUP, None)
+    assert asked == []
+    reactor.turn()
+    assert asked == [1, 1]
 
 
 def test_what_stays_is_not_searched_for_garbage() -> None:

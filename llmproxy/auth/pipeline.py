@@ -6,7 +6,7 @@ It knows which class each configured type stands for; connections are handed in.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -14,7 +14,6 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IResponse
 
 from llmproxy.auth.all_of import AllOf
-from llmproxy.auth.anonymous import AnonymousAuthenticator
 from llmproxy.auth.builtin import BuiltinSource
 from llmproxy.auth.cached import CachedSource, CacheTimes
 from llmproxy.auth.database_source import DatabaseSource
@@ -23,6 +22,7 @@ from llmproxy.auth.first_match import FirstMatch
 from llmproxy.auth.keyed import KeyAuthenticator
 from llmproxy.auth.redis_source import RedisSource
 from llmproxy.auth.static import StaticSource
+from llmproxy.auth.succession import AskedSource, Pipeline
 from llmproxy.auth.throttle import FailureThrottle
 from llmproxy.auth.verdicts import Verdicts
 from llmproxy.auth.webhook_source import WebhookClient, WebhookSource
@@ -68,8 +68,9 @@ def from_config(
     lookups: Lookups | None = None,
     per_key: Limits = NO_LIMITS,
     on_revoked: Callable[[str, GatewayError], None] | None = None,
-) -> KeyAuthenticator | AnonymousAuthenticator:
-    """Make the authenticator that the configuration asks for.
+    before: Pipeline | None = None,
+) -> Pipeline | None:
+    """Put the sources together that the configuration asks for.
 
     Args:
         auth: The section ``auth``.
@@ -81,39 +82,46 @@ def from_config(
         per_key: The limits of keys without limits of their own.
         on_revoked: Called with the id of a key that was good, and with why it is not any more; not
             for what `KeyAuthenticator.forget` was told.
+        before: What these take the place of, with the same ``secret`` and ``on_revoked``; sources
+            whose settings stay the same are taken from there.
+
+    Returns:
+        The sources; None: nobody is asked for a key.
 
     Raises:
         ValueError: A provider names what is not there.
     """
     if not auth.enabled:
-        return AnonymousAuthenticator()
+        return None
     digests = KeyDigests(secret)
 
     def revoked(digest: bytes, key_id: str, error: GatewayError) -> None:
         if on_revoked is not None:
             on_revoked(authenticator.principal_id(digest, key_id), error)
 
-    stored: list[BuiltinSource] = []
+    listed: list[StaticSource] = []
+    asked: list[AskedSource] = []
     sources: list[Verdicts] = []
     for provider in auth.pipeline:
         if provider.type == "static":
-            sources.append(StaticSource(provider.name, provider.static.keys, digests=digests))
+            listed.append(StaticSource(provider.name, provider.static.keys, digests=digests))
+            sources.append(listed[-1])
             continue
         if lookups is None:
             raise ValueError(f"auth provider {provider.name!r}: type {provider.type!r}, not static")
-        source: IKeySource
-        if provider.type == "builtin":
-            if lookups.key_store is None:
-                raise ValueError(f"auth provider {provider.name!r}: there is no key store")
-            source = BuiltinSource(provider.name, lookups.key_store)
-            stored.append(source)
-        else:
-            source = _remote(provider, lookups, DefaultIds(provider.name, digests), now)
-        sources.append(
-            CachedSource(source, _times(provider), clock=lookups.clock, now=now, on_revoked=revoked)
-        )
+        store = _store(provider, lookups)
+        one = before.kept(provider, store) if before is not None else None
+        if one is None:
+            source = _source(provider, store, lookups, DefaultIds(provider.name, digests), now)
+            cached = CachedSource(
+                source, _times(provider), clock=lookups.clock, now=now, on_revoked=revoked
+            )
+            one = AskedSource(provider, store, source, cached)
+        asked.append(one)
+        sources.append(one.cached)
     if auth.storage == "file":
-        sources.append(StaticSource("api_keys", api_keys, digests=digests))
+        listed.append(StaticSource("api_keys", api_keys, digests=digests))
+        sources.append(listed[-1])
     verdicts: Verdicts
     if len(sources) == 1:
         verdicts = sources[0]
@@ -126,31 +134,50 @@ def from_config(
         digests=digests,
         throttle=throttle,
         now=now,
-        is_stored=lambda key_id: any(key_id in source.found_ids for source in stored),
+        is_stored=lambda key_id: any(
+            isinstance(one.source, BuiltinSource) and key_id in one.source.found_ids
+            for one in asked
+        ),
     )
-    return authenticator
+    # Where all must agree, their words go by what was put together, which is not handed on.
+    return Pipeline(authenticator, listed, () if auth.mode == "all" else asked)
 
 
-def _remote(
+def _store(provider: Provider, lookups: Lookups) -> Any:
+    """Give what a source asks; a service is asked without."""
+    if provider.type == "builtin":
+        if lookups.key_store is None:
+            raise ValueError(f"auth provider {provider.name!r}: there is no key store")
+        return lookups.key_store
+    if provider.type == "redis":
+        return _named(lookups.redis, provider.redis.storage, provider)
+    if provider.type == "database":
+        return _named(lookups.databases, provider.database.storage, provider)
+    return None
+
+
+def _source(
     provider: Provider,
+    store: Any,
     lookups: Lookups,
     ids: DefaultIds,
     now: Callable[[], float],
 ) -> IKeySource:
-    """Make a source that asks another program."""
+    """Make a source that must be waited for."""
+    if provider.type == "builtin":
+        return BuiltinSource(provider.name, store)
     if provider.type == "redis":
-        redis = provider.redis
         return RedisSource(
             provider.name,
-            _named(lookups.redis, redis.storage, provider),
-            redis.key_pattern,
+            store,
+            provider.redis.key_pattern,
             ids=ids,
         )
     if provider.type == "database":
         database = provider.database
         return DatabaseSource(
             provider.name,
-            _named(lookups.databases, database.storage, provider),
+            store,
             table=database.table,
             key_column=database.key_column,
             key_hash=database.key_hash,

@@ -7,7 +7,7 @@ process. It knows nothing of requests, and nothing of other sources of keys.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
@@ -49,6 +49,10 @@ class StaticSource:
 
     def __repr__(self) -> str:
         return f"<StaticSource {self.name} keys={len(self._known)}>"
+
+    def known(self) -> Iterator[tuple[bytes, PreparedKey]]:
+        """Give all keys, by their digests."""
+        yield from self._known.values()
 
     def find(self, credential: str) -> Deferred[KeyRecord | None]:
         """Look a key up; see `IKeySource`."""

@@ -20,10 +20,3 @@ class ILogSink(Interface):
         Raises:
             OSError: They cannot be written; some or all of them are lost.
         """
-
-    def reopen() -> None:
-        """Begin anew with what somebody may have moved away, such as a file.
-
-        Raises:
-            OSError: That failed; what was open stays in use.
-        """

@@ -7,6 +7,7 @@ because records hold none.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache
 from typing import Final, Literal
@@ -57,7 +58,7 @@ class AccessLog:
         self._clock = clock
         self._lines: list[LogLine] = []
         self._flushing: IDelayedCall | None = None
-        self._encode = json_line if line_format == "json" else combined_line
+        self._encode = _ENCODERS[line_format]
         self._failing = False
         self._lines_lost = False  # since the last flush
 
@@ -73,8 +74,19 @@ class AccessLog:
         if self._flushing is None:
             self._flushing = self._clock.callLater(FLUSH_AFTER_S, self._flush)
 
+    def switch(self, sink: ILogSink, line_format: Literal["combined", "json"]) -> None:
+        """Write elsewhere, or otherwise, from now on; what was reported before goes where it was.
+
+        Args:
+            sink: As the constructor's.
+            line_format: Likewise.
+        """
+        self.close()
+        self._sink = sink
+        self._encode = _ENCODERS[line_format]
+
     def close(self) -> None:
-        """Write what was reported."""
+        """Write what was reported; what comes later is written in its time."""
         if self._flushing is not None:
             self._flushing.cancel()
             self._flush()
@@ -138,6 +150,12 @@ def json_line(record: UsageRecord) -> str:
     flat.update(flat.pop("usage"))
     flat["tool_calls"] = dict(record.tool_calls)
     return msgspec.json.encode(flat).decode("utf-8") + "\n"
+
+
+_ENCODERS: Final[Mapping[str, Callable[[UsageRecord], str]]] = {
+    "combined": combined_line,
+    "json": json_line,
+}
 
 
 def _ms(value: float | None) -> str:

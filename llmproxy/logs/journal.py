@@ -61,9 +61,6 @@ class JournalSink:
                 raise
         self._socket.settimeout(WAIT_S)
 
-    def reopen(self) -> None:
-        """Every datagram names the socket anew."""
-
     def _send(self, line: LogLine) -> None:
         content = encode_fields(
             {

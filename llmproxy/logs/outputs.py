@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal, TextIO
 
+import attrs
 from twisted.logger import Logger
 
 from llmproxy.interfaces import ILogSink
@@ -12,6 +14,23 @@ from llmproxy.logs.rotating_file import RotatingFile
 from llmproxy.logs.streams import StreamSink
 
 Output = Literal["stdout", "stderr", "journal", "file"]
+
+
+@attrs.frozen
+class Destination:
+    """A destination as it is configured.
+
+    Attributes:
+        output: What it is.
+        path: The file's; of no meaning to the others.
+        max_size_bytes: As in `RotatingFile`.
+        keep: As in `RotatingFile`.
+    """
+
+    output: Output
+    path: str = ""
+    max_size_bytes: int = 0
+    keep: int = 1
 
 
 class Outputs:
@@ -28,48 +47,56 @@ class Outputs:
     def __init__(
         self, stdout: TextIO, stderr: TextIO, *, journal_path: str = JOURNAL_SOCKET
     ) -> None:
-        self._streams = {"stdout": stdout, "stderr": stderr}
+        self._streams = {"stdout": StreamSink(stdout), "stderr": StreamSink(stderr)}
         self._journal_path = journal_path
-        self._open: dict[tuple[str, str], ILogSink] = {}
+        self._journal: JournalSink | None = None
+        self._files: dict[str, RotatingFile] = {}
 
     def __repr__(self) -> str:
-        return f"<Outputs {list(self._open.values())}>"
+        return f"<Outputs {list(self._files.values())}>"
 
-    def open(
-        self, output: Output, path: str = "", max_size_bytes: int = 0, keep: int = 1
-    ) -> ILogSink:
+    def open(self, destination: Destination) -> ILogSink:
         """Open a destination; one that two logs share is the same object.
 
-        Args:
-            output: Which.
-            path: The file's.
-            max_size_bytes: As in `RotatingFile`.
-            keep: As in `RotatingFile`.
+        A file that is open stays as it is until `settle`, but must be there to be opened anew.
 
         Raises:
             OSError: It cannot be written.
         """
-        name = (output, path if output == "file" else "")
-        sink = self._open.get(name)
-        if sink is None:
-            if output == "file":
-                sink = RotatingFile(path, max_size_bytes, keep)
-            elif output == "journal":
-                sink = JournalSink(self._journal_path)
-            else:
-                sink = StreamSink(self._streams[output])
-            self._open[name] = sink
-        return sink
+        if destination.output == "journal":
+            self._journal = self._journal or JournalSink(self._journal_path)
+            return self._journal
+        if destination.output != "file":
+            return self._streams[destination.output]
+        path = destination.path
+        opened = RotatingFile(path, destination.max_size_bytes, destination.keep)
+        if path not in self._files:
+            self._files[path] = opened
+        else:
+            opened.close()
+        return self._files[path]
 
-    def reopen(self) -> None:
-        """Begin anew with every file, after somebody moved the old ones away.
+    def settle(self, destinations: Collection[Destination]) -> None:
+        """Have these open and no other file, each set aside as it is configured, and opened anew.
 
-        One that cannot be opened is told of in the log, and the old one stays in use.
+        So a file that somebody moved away is let go of, and a new one begun under its name. One
+        that cannot be opened is told of in the log, and the old one stays in use.
+
+        Args:
+            destinations: Open ones; where two of them are the same file, the first one counts.
         """
-        for sink in self._open.values():
+        self.close_others(destinations)
+        for path, file in self._files.items():
+            named = next(one for one in destinations if one.path == path and one.output == "file")
             try:
-                sink.reopen()
+                file.reopen(named.max_size_bytes, named.keep)
             except OSError as error:
                 self._log.error(
-                    "{sink} cannot be reopened: {error}", sink=sink, error=error.strerror
+                    "{sink} cannot be reopened: {error}", sink=file, error=error.strerror
                 )
+
+    def close_others(self, destinations: Collection[Destination]) -> None:
+        """Close every file that is none of these."""
+        wanted = {one.path for one in destinations if one.output == "file"}
+        for path in self._files.keys() - wanted:
+            self._files.pop(path).close()

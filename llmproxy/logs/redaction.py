@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 from urllib.parse import quote, quote_plus
 
@@ -37,14 +37,20 @@ class Redactor:
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        forms = {
-            form for secret in secrets if len(secret) >= SHORTEST for form in _written_forms(secret)
-        }
-        # A secret that is a part of another must not break the other into pieces.
-        self._forms = sorted(forms, key=len, reverse=True)
+        self._forms: Sequence[str] = ()
+        self.learn(secrets)
 
     def __repr__(self) -> str:
         return f"<Redactor of {len(self._forms)} forms>"
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Look for these as well from now on."""
+        forms = {
+            form for secret in secrets if len(secret) >= SHORTEST for form in _written_forms(secret)
+        }
+        # A secret that is a part of another must not break the other into pieces. Other threads
+        # read the list: it is replaced, never changed.
+        self._forms = sorted(forms.union(self._forms), key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
         """Put `HIDDEN` where a secret stands."""

@@ -11,6 +11,7 @@ import fcntl
 import os
 import threading
 from collections.abc import Sequence
+from typing import Final
 
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -18,6 +19,8 @@ from zope.interface import implementer
 from llmproxy.interfaces import ILogSink
 from llmproxy.logs.streams import encoded
 from llmproxy.values import LogLine
+
+_CLOSED: Final = -1
 
 
 @implementer(ILogSink)
@@ -59,13 +62,31 @@ class RotatingFile:
             while written < len(content):  # a disk that is nearly full takes a part
                 written += os.write(self._file, content[written:])
 
-    def reopen(self) -> None:
-        """Open the file of that name, after somebody moved the old one away."""
+    def reopen(self, max_size_bytes: int, keep: int) -> None:
+        """Open the file of that name, after somebody moved the old one away.
+
+        Args:
+            max_size_bytes: As the constructor's, from now on.
+            keep: Likewise.
+
+        Raises:
+            OSError: It cannot be opened; the old one stays in use.
+        """
         with self._lock:
-            file = self._open()
-            os.close(self._file)
-            self._file = file
-            self._rotates = self._max_size_bytes > 0
+            self._max_size_bytes, self._keep = max_size_bytes, keep
+            self._begin_anew()
+
+    def close(self) -> None:
+        """Let go of the file; what is written after that raises `OSError`."""
+        with self._lock:
+            file, self._file = self._file, _CLOSED
+            os.close(file)
+
+    def _begin_anew(self) -> None:
+        file = self._open()
+        os.close(self._file)
+        self._file = file
+        self._rotates = self._max_size_bytes > 0
 
     def _open(self) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -79,7 +100,7 @@ class RotatingFile:
                     self._shift()
             finally:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
-            self.reopen()
+            self._begin_anew()
         except OSError as error:
             # Said once, and first forgotten: this may be the very log that it is said in.
             self._rotates = False

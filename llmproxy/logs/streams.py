@@ -34,9 +34,6 @@ class StreamSink:
             self._stream.write(encoded(text).decode("utf-8"))
         self._stream.flush()
 
-    def reopen(self) -> None:
-        """Nobody can move a stream away."""
-
 
 def encoded(text: str) -> bytes:
     """Give a text as UTF-8; what has no place in it is escaped, so that no line is lost for it."""

@@ -256,8 +256,18 @@ DRAINING: Final = _gauge(
 )
 CONFIG_HASH: Final = _gauge(
     "llmproxy_config_hash",
-    "A number that is the same for the same configuration, secrets left out.",
+    "The digest of the configuration in force as a number: the same for the same configuration.",
     over_workers="livemax",
+)
+RELOAD_OK: Final = _gauge(
+    "llmproxy_config_last_reload_successful",
+    "Whether the last reload of the configuration went well: 1 or 0; 1 before the first.",
+    over_workers="livemin",
+)
+RELOAD_TIME: Final = _gauge(
+    "llmproxy_config_last_reload_timestamp_seconds",
+    "When the last reload ended, or the start before the first, seconds since the epoch.",
+    over_workers="livemin",
 )
 BUILD_INFO: Final = _gauge(
     "llmproxy_build_info", "Always 1.", "version", "python", over_workers="livemax"

@@ -260,11 +260,12 @@ class Exchange:
 
     def _upstream_fields(self, lease: IBackendLease) -> bytes:
         """Encode the fields that go up; those of a head that was here before are kept with it."""
-        request, backend = self._request, lease.backend
+        request, backend, rules = self._request, lease.backend, self._path.rules
         made = request.repeats.get(backend.name)
-        if made is None or made[0] is not backend:
-            made = request.repeats[backend.name] = (backend, self._encoded_fields(backend))
-        lines: bytes = made[1]
+        # A connection outlives reloads: other rules may keep other fields back.
+        if made is None or made[0] is not backend or made[1] is not rules:
+            made = request.repeats[backend.name] = (backend, rules, self._encoded_fields(backend))
+        lines: bytes = made[2]
         return b"%bx-request-id: %b\r\n" % (lines, request.request_id.encode("ascii"))
 
     def _encoded_fields(self, backend: Backend) -> bytes:

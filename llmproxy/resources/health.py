@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from llmproxy.interfaces import IBackendStatuses
 from llmproxy.resources.base import EdgeResource, Identify, answer_json
-from llmproxy.values import Principal
+from llmproxy.values import ConfigStatus, Principal
 
 if TYPE_CHECKING:
     from llmproxy.site import EdgeRequest
@@ -32,6 +33,7 @@ class ReadyResource(EdgeResource):
     Args:
         backends: Their states.
         is_draining: Whether the daemon is.
+        config_status: Says which configuration is in force.
         identify: Says who asks; None: everybody may.
     """
 
@@ -41,14 +43,16 @@ class ReadyResource(EdgeResource):
         self,
         backends: IBackendStatuses,
         is_draining: Callable[[], bool],
+        config_status: Callable[[], ConfigStatus],
         identify: Identify | None = None,
     ) -> None:
         super().__init__(identify)
         self._backends = backends
         self._is_draining = is_draining
+        self._config_status = config_status
 
     def answer(self, request: EdgeRequest, principal: Principal) -> None:
-        """Answer 200 or 503, with each backend's state."""
+        """Answer 200 or 503, with each backend's state and what became of the last reload."""
         del principal
         statuses = self._backends.statuses()
         if self._is_draining():
@@ -60,5 +64,25 @@ class ReadyResource(EdgeResource):
         answer_json(
             request,
             200 if status == "ready" else 503,
-            {"status": status, "backends": [attrs.asdict(backend) for backend in statuses]},
+            {
+                "status": status,
+                "backends": [attrs.asdict(backend) for backend in statuses],
+                "config": _shown(self._config_status()),
+            },
         )
+
+
+def _shown(status: ConfigStatus) -> dict[str, Any]:
+    """Show no more of a failed reload than that it failed: whoever asks may be anybody."""
+    reload = None
+    if status.reloaded_s is not None:
+        reload = {
+            "time": _moment(status.reloaded_s),
+            "result": "failed" if status.problems else "ok",
+            "problems": status.problems,
+        }
+    return {"digest": status.digest, "since": _moment(status.since_s), "last_reload": reload}
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -21,7 +21,7 @@ from llmproxy.resources.me import MeResource
 from llmproxy.resources.models import ModelsResource
 from llmproxy.resources.opencode import ConfigResource, WellKnownResource
 from llmproxy.resources.proxy import RELAYED_PATHS, ProxyResource
-from llmproxy.values import Principal
+from llmproxy.values import ConfigStatus, Principal
 from llmproxy.wire.opencode import MODELS_PATH, WELL_KNOWN_PATH, OpenCodeProvider
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ def make_root(
     now: Callable[[], float],
     backends: IBackendStatuses,
     is_draining: Callable[[], bool],
+    config_status: Callable[[], ConfigStatus],
     cors: CrossOrigin,
     open_paths: Collection[str],
     opencode: OpenCodeProvider | None = None,
@@ -147,6 +148,7 @@ def make_root(
         now: Seconds since the epoch.
         backends: Know their states.
         is_draining: Whether the daemon is.
+        config_status: Says which configuration is in force.
         cors: What browsers may do.
         open_paths: Local paths that need no key.
         opencode: What OpenCode is told; None: nothing.
@@ -157,7 +159,7 @@ def make_root(
         return None if path in open_paths else identify
 
     put(root, b"/health", HealthResource(guard("/health")))
-    put(root, b"/ready", ReadyResource(backends, is_draining, guard("/ready")))
+    put(root, b"/ready", ReadyResource(backends, is_draining, config_status, guard("/ready")))
     put(root, b"/v1/models", ModelsResource(identify, catalog))
     put(root, b"/me", MeResource(identify, catalog, limiter, totals, now))
     if opencode is not None:

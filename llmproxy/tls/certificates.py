@@ -68,7 +68,7 @@ class Certificates(Service):
             loop = LoopingCall(self._surviving, work)
             loop.clock = clock
             self._loops.append(loop)
-        self._load(settings)
+        self._load()
 
     def __repr__(self) -> str:
         return f"<Certificates {[one.cert_file for one in self.certificates]}>"
@@ -87,27 +87,25 @@ class Certificates(Service):
             if loop.running:
                 loop.stop()
 
-    def reload(self, settings: ServerTls | None = None) -> None:
+    def reload(self) -> None:
         """Load all files anew, whether they have changed or not: all of them or none.
 
         Connections that are open stay as they are.
-
-        Args:
-            settings: ``server.tls`` from now on; None: it has not changed.
 
         Raises:
             OSError: A file cannot be read; what was in force stays so.
             ValueError: One cannot be used; likewise.
         """
-        self._load(self._settings if settings is None else settings)
+        self._load()
         self._log.info("{count} TLS certificates are loaded anew", count=len(self.certificates))
 
-    def _load(self, settings: ServerTls) -> None:
+    def _load(self) -> None:
+        settings = self._settings
         stamps = _stamps(settings)
         certificates = tuple(
             load_certificate(settings, source, self._choose_for) for source in sources(settings)
         )
-        self._settings, self.certificates = settings, certificates
+        self.certificates = certificates
         self._by_name = {name: one for one in certificates for name in one.names}
         self._judged = self._seen = stamps
 

@@ -9,7 +9,6 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from llmproxy.auth.anonymous import AnonymousAuthenticator
 from llmproxy.auth.keyed import KeyAuthenticator
 from llmproxy.auth.pipeline import BUILTIN_TIMES, Lookups, from_config
 from llmproxy.auth.throttle import FailureThrottle
@@ -55,6 +54,7 @@ class Place:
         *providers: Provider,
         mode: Literal["first_match", "all"] = "first_match",
         api_keys: tuple[StaticKey, ...] = (),
+        lookups: Lookups | None = None,
         **options: Any,
     ) -> None:
         self.clock = Clock()
@@ -63,23 +63,27 @@ class Place:
         self.database.connection.execute("CREATE TABLE api_keys (key text, owner text)")
         self.store = MemoryKeyStore()
         self.revoked: list[tuple[str, type[GatewayError]]] = []
-        self.auth = from_config(
+        self.lookups = lookups or Lookups(
+            clock=self.clock,
+            redis={"primary": self.redis},
+            databases={"primary": self.database},
+            key_store=self.store,
+            new_webhook_client=SilentClient,
+            read_body=lambda *_: Deferred(),
+        )
+        made = from_config(
             Auth(pipeline=providers, mode=mode, storage="file" if api_keys else ""),
             api_keys,
             secret=b"s" * 16,
             now=lambda: 1000.0 + self.clock.seconds(),
             throttle=FailureThrottle(60, 3, clock=self.clock),
-            lookups=Lookups(
-                clock=self.clock,
-                redis={"primary": self.redis},
-                databases={"primary": self.database},
-                key_store=self.store,
-                new_webhook_client=SilentClient,
-                read_body=lambda *_: Deferred(),
-            ),
+            lookups=self.lookups,
             on_revoked=lambda key_id, error: self.revoked.append((key_id, type(error))),
             **options,
         )
+        assert made is not None
+        self.pipeline = made
+        self.auth = made.authenticator
 
     def ask(self, credential: str, client_ip: str = IP) -> Any:
         """Give the principal of a key, or the class of its refusal."""
@@ -122,16 +126,16 @@ def test_disabled_auth_is_anonymous() -> None:
         secret=b"s" * 16,
         now=lambda: 0.0,
     )
-    assert isinstance(auth, AnonymousAuthenticator)
-    auth.forget(None)
-    assert auth.stored_id("anonymous") is None
+    assert auth is None
 
 
 def test_file_needs_nothing_else() -> None:
     """Keys in the file need neither lookups nor a throttle; other sources do."""
 
-    def made(*providers: Provider) -> KeyAuthenticator | AnonymousAuthenticator:
-        return from_config(Auth(pipeline=providers), (), secret=b"s" * 16, now=lambda: 0.0)
+    def made(*providers: Provider) -> KeyAuthenticator:
+        made = from_config(Auth(pipeline=providers), (), secret=b"s" * 16, now=lambda: 0.0)
+        assert made is not None
+        return made.authenticator
 
     auth = made(static("a", listed("1", "a1")))
     assert outcome(auth.authenticate("1", IP)).key_name == "a1"
@@ -157,7 +161,8 @@ def test_short_form() -> None:
     short = Place(api_keys=(listed("1", "x"),)).ask("1")
     assert short == Place(static("a", listed("1", "x"))).ask("1")
     only = from_config(Auth(), (listed("1"),), secret=b"s" * 16, now=lambda: 0.0)
-    assert outcome(only.authenticate("1", IP)) is InvalidApiKey
+    assert only is not None
+    assert outcome(only.authenticator.authenticate("1", IP)) is InvalidApiKey
 
 
 def test_no_source_is_no_open_door() -> None:

@@ -209,10 +209,6 @@ class FakeSink:
             raise OSError(28, "No space left on device")
         self.written.append(list(lines))
 
-    def reopen(self) -> None:
-        """Never called."""
-        raise AssertionError
-
 
 class Written(SynchronousTestCase):
     """The reporter around the lines."""
@@ -262,6 +258,23 @@ class Written(SynchronousTestCase):
         )
         self.assertEqual(len(told), 2)
         self.assertIn("No space left on device", formatEvent(told[0]))
+
+    def test_switching(self) -> None:
+        """What was reported before goes where it was, all that comes to the new one."""
+        clock, old, new = Clock(), FakeSink(), FakeSink()
+        log = AccessLog(old, "json", clock)
+        log.report(BARE)
+        log.switch(new, "combined")
+        self.assertEqual(
+            [[line.text for line in call] for call in old.written], [[json_line(BARE)]]
+        )
+        log.report(FULL)
+        clock.advance(FLUSH_AFTER_S)
+        self.assertEqual(
+            [[line.text for line in call] for call in new.written], [[combined_line(FULL)]]
+        )
+        self.assertEqual(len(old.written), 1)
+        self.assertEqual(clock.getDelayedCalls(), [])
 
     def test_a_line_that_cannot_be_encoded(self) -> None:
         """It costs that line, and is told."""

@@ -88,7 +88,6 @@ def test_entries(journal: FakeJournal) -> None:
     """One datagram for each line, with its fields."""
     sink = JournalSink(journal.path)
     sink.write((LogLine("said ✓\n", 4, "req-1", "llmproxy.x"), LogLine("more\n")))
-    sink.reopen()
     assert (
         journal.receive()
         == (

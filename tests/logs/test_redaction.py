@@ -39,6 +39,15 @@ def test_a_secret_within_another() -> None:
     assert redact("a secret-and-more, a secret") == f"a {HIDDEN}, a {HIDDEN}"
 
 
+def test_what_is_learnt_later() -> None:
+    """It is looked for as well, and what was known before still is."""
+    redact = Redactor(["the-first"])
+    redact.learn(["the-first-and-second", "third-one"])
+    redact.learn([])
+    text = "the-first the-first-and-second third-one"
+    assert redact(text) == f"{HIDDEN} {HIDDEN} {HIDDEN}"
+
+
 def test_short_texts_are_no_secrets() -> None:
     """Or they would be found in every second word."""
     assert Redactor(["a", "", "admin"])("an admin said a word") == "an admin said a word"

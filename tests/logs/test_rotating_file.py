@@ -78,10 +78,26 @@ def test_reopening(path: Path) -> None:
     old = path.rename(path.with_name("old.log"))
     sink.write(lines("two"))
     assert not path.exists()
-    sink.reopen()
+    sink.reopen(0, 1)
     sink.write(lines("three"))
     assert old.read_text() == "one\ntwo\n"
     assert path.read_text() == "three\n"
+    sink.reopen(10, 1)
+    sink.write(lines("four!"))
+    assert path.with_name("a.log.1").read_text() == "three\n"
+    assert path.read_text() == "four!\n"
+
+
+def test_closing(path: Path) -> None:
+    """What comes after that is written nowhere, least of all to what is opened next."""
+    sink = RotatingFile(str(path), 10)
+    sink.close()
+    other = RotatingFile(str(path.with_name("b.log")))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        sink.write(lines("one"))
+    other.write(lines("two"))
+    assert path.read_text() == ""
+    assert path.with_name("b.log").read_text() == "two\n"
 
 
 def test_reopening_that_fails(tmp_path: Path) -> None:
@@ -91,7 +107,7 @@ def test_reopening_that_fails(tmp_path: Path) -> None:
     sink = RotatingFile(str(folder / "a.log"))
     moved = folder.rename(tmp_path / "moved")
     with pytest.raises(FileNotFoundError):
-        sink.reopen()
+        sink.reopen(0, 1)
     sink.write(lines("one"))
     assert (moved / "a.log").read_text() == "one\n"
 

@@ -65,9 +65,6 @@ def test_the_request_that_an_event_is_about() -> None:
         def write(self, given: Sequence[LogLine]) -> None:
             lines.extend(given)
 
-        def reopen(self) -> None:
-            raise AssertionError
-
     formats: tuple[LineFormat, ...] = ("text", "json", "bare")
     for line_format in formats:
         LineObserver(Kept(), line_format, str)(

@@ -17,12 +17,11 @@ def test_it_is_a_sink() -> None:
 
 
 def test_lines_are_out_at_once() -> None:
-    """Nothing stays in a buffer, and nothing is done by `reopen`."""
+    """Nothing stays in a buffer."""
     raw = BytesIO()
     stream = TextIOWrapper(raw, encoding="utf-8")
     sink = StreamSink(stream)
     sink.write((LogLine("one ✓\n"), LogLine("two\n")))
-    sink.reopen()
     sink.write((LogLine("three\n"),))
     assert raw.getvalue() == "one ✓\ntwo\nthree\n".encode()
 

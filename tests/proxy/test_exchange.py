@@ -216,6 +216,29 @@ def test_refused(request_: FakeRequest, status: int, code: str) -> None:
     assert record.key_id == ("" if status in (401, 508) else "key-1")
 
 
+def test_fields_of_a_head_that_repeats() -> None:
+    """They are encoded once, and anew for another backend of that name, or under other rules."""
+    rig, first = Rig(FakeRouter(ONE)), FakeRequest(headers=[(b"x-secret", b"canary")])
+
+    def names_sent() -> list[bytes]:
+        request = FakeRequest(headers=[(b"x-secret", b"canary")])
+        request.repeats = first.repeats
+        exchange = rig.begin(request)
+        names = [name.lower() for name, _ in sent_to(rig).headers]
+        exchange.cut(KeyDisabled())
+        return names
+
+    assert b"x-secret" in names_sent()
+    (made,) = first.repeats.values()
+    assert b"x-secret" in names_sent()
+    assert first.repeats["one"] is made
+    rig.router.backends = (attrs.evolve(ONE, headers=((b"X-Other", b"1"),)),)
+    assert b"x-other" in names_sent()
+    secret = rig.path.rules.credential_names | {b"x-secret"}
+    rig.path = attrs.evolve(rig.path, rules=attrs.evolve(rig.path.rules, credential_names=secret))
+    assert b"x-secret" not in names_sent()
+
+
 def test_draining() -> None:
     """A draining daemon takes nothing new."""
     rig, request = Rig(), FakeRequest()

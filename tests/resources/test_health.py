@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from llmproxy.values import BackendStatus
+from llmproxy.values import BackendStatus, ConfigStatus
 from tests.resources.tree import Tree
 
 UP, DOWN, LOADING = (
@@ -69,6 +69,40 @@ def test_ready_tells_each_state() -> None:
         {"name": "a", "state": "up", "in_flight": 3, "reason": "", **WELL},
         {"name": "b", "state": "down", "in_flight": 0, "reason": "no answer", **WELL},
     ]
+
+
+@pytest.mark.parametrize(
+    ("status", "shown"),
+    [
+        (
+            ConfigStatus("0123456789ab", 1.7e9),
+            {"digest": "0123456789ab", "since": "2023-11-14T22:13:20Z", "last_reload": None},
+        ),
+        (
+            ConfigStatus("c", 1.7e9, 1.7e9 + 0.9),
+            {
+                "digest": "c",
+                "since": "2023-11-14T22:13:20Z",
+                "last_reload": {"time": "2023-11-14T22:13:20Z", "result": "ok", "problems": 0},
+            },
+        ),
+        (
+            ConfigStatus("c", 1.7e9, 1.7e9 + 60, 2),
+            {
+                "digest": "c",
+                "since": "2023-11-14T22:13:20Z",
+                "last_reload": {"time": "2023-11-14T22:14:20Z", "result": "failed", "problems": 2},
+            },
+        ),
+    ],
+)
+def test_ready_tells_of_the_configuration(status: ConfigStatus, shown: object) -> None:
+    """Which is in force, and what became of the last reload; that changes no status."""
+    tree = Tree()
+    tree.directory.states = [UP]
+    tree.config_status = status
+    answer = tree.ask("GET", "/ready", key="")
+    assert (answer.status, answer.json["config"]) == (200, shown)
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready"])

@@ -21,7 +21,15 @@ from llmproxy.interfaces import (
     IUsageTotals,
 )
 from llmproxy.resources.root import CrossOrigin, make_root
-from llmproxy.values import BackendStatus, Demand, ModelCard, Principal, UsageFilter, UsageTotal
+from llmproxy.values import (
+    BackendStatus,
+    ConfigStatus,
+    Demand,
+    ModelCard,
+    Principal,
+    UsageFilter,
+    UsageTotal,
+)
 from llmproxy.wire.opencode import OpenCodeProvider
 from tests.edge import Answer, Edge, get
 
@@ -113,6 +121,7 @@ class Tree:
         directory: Models and backends.
         ledger: Limits and usage.
         draining: Whether the daemon is.
+        config_status: Which configuration is in force.
         begun: The requests that reached the data path.
         waiting: When a list, whoever asks is not known until these fire.
     """
@@ -127,6 +136,7 @@ class Tree:
         self.directory = FakeDirectory()
         self.ledger = FakeLedger()
         self.draining = False
+        self.config_status = ConfigStatus("0123456789ab", CREATED)
         self.begun: list[tuple[bytes, bytes]] = []
         self.waiting: list[Deferred[Principal]] | None = None
         self.cross_origin = CrossOrigin(cors or Cors())
@@ -139,6 +149,7 @@ class Tree:
             now=lambda: CREATED + 0.5,
             backends=self.directory,
             is_draining=lambda: self.draining,
+            config_status=lambda: self.config_status,
             cors=self.cross_origin,
             open_paths=open_paths,
             opencode=opencode,

@@ -254,24 +254,6 @@ class TestFilesThatChange:
             world.ours.reload()
         assert world.shown() == now
 
-    def test_other_settings(self, world: World, logged: list[Any]) -> None:
-        """With them it takes other files, all or none, and looks at those from then on."""
-        cert_file, key_file = world.issue(WARNED + 1)
-        more = TlsCertificate(server_names=("a.test",), cert_file=cert_file, key_file=key_file)
-        with pytest.raises(FileNotFoundError):
-            world.ours.reload(
-                attrs.evolve(
-                    world.settings, certificates=(more, attrs.evolve(more, key_file="missing"))
-                )
-            )
-        assert world.ours.choose("a.test").names == ()
-        world.ours.reload(attrs.evolve(world.settings, certificates=(more,)))
-        assert world.ours.choose("a.test") is world.ours.certificates[1]
-        messages(logged, LogLevel.info)
-        Path(cert_file).touch()
-        world.look()
-        assert messages(logged, LogLevel.info) == ["2 TLS certificates are loaded anew"]
-
     def test_a_fault_of_ours(
         self, world: World, logged: list[Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
