@@ -244,6 +244,13 @@ CASES = (
         50,
         (({"instance": ""}, "Gateways of llmproxy run with different configurations"),),
     ),
+    Case("LLMProxyConfigReloadFailed", {"llmproxy_config_last_reload_successful": "0x4 1x30"}, 20),
+    Case(
+        "LLMProxyConfigReloadFailed",
+        {"llmproxy_config_last_reload_successful": "1x10 0x20"},
+        20,
+        (({}, "gw could not reload its configuration"),),
+    ),
 )
 
 
