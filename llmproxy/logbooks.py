@@ -122,9 +122,8 @@ class Logbooks:
         self._in_use = tuple(in_use)
         self._outputs.settle(self._in_use)
 
-    def discard(self, opened: OpenLogs) -> None:
+    def discard(self) -> None:
         """Close what was opened for nothing."""
-        del opened
         self._outputs.close_others(self._in_use)
 
     def close(self) -> None:

@@ -155,7 +155,7 @@ class Gateway(MultiService):
         with ExitStack() as undo:
             logs = problems.gather(lambda: self.logbooks.prepare(config))
             if logs is not None:
-                undo.callback(self.logbooks.discard, logs)
+                undo.callback(self.logbooks.discard)
             backends = problems.gather(lambda: self.fleet.prepare(config))
             rules = problems.gather(lambda: self.rights.prepare(config))
             edge = None

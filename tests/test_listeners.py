@@ -11,7 +11,12 @@ import pytest
 from twisted.internet import reactor as global_reactor
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, _SystemdParser, connectProtocol
+from twisted.internet.endpoints import (
+    TCP4ClientEndpoint,
+    UNIXClientEndpoint,
+    _SystemdParser,
+    connectProtocol,
+)
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
@@ -214,6 +219,27 @@ class Loopback(TestCase):
         self.assertEqual(await self.greeting(second), b"2")
         with self.assertRaises(ConnectionRefusedError):
             await self.greeting(first)
+
+    async def test_unix_sockets_of_another_configuration(self) -> None:
+        """They come and go with their files; one that stays is not made anew."""
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        first, second, third = (f"unix:{folder.name}/{name}" for name in "abc")
+        listeners = Listeners(self.reactor, [first, second], says(b"1"))
+        self.addCleanup(lambda: Deferred.fromCoroutine(listeners.close()))
+        listeners.privilegedStartService()
+        made = os.stat(f"{folder.name}/b").st_ino
+        listeners.adopt(listeners.prepare([second, third], says(b"2")))
+        await deferLater(self.reactor, 0)
+        listeners.discard(listeners.prepare([second, first], says(b"3")))
+        await deferLater(self.reactor, 0)
+        self.assertEqual(sorted(os.listdir(folder.name)), ["b", "c"])
+        self.assertEqual(os.stat(f"{folder.name}/b").st_ino, made)
+        for name in "bc":
+            endpoint = UNIXClientEndpoint(self.reactor, f"{folder.name}/{name}")
+            client = await connectProtocol(endpoint, Accumulating())
+            await client.ended
+            self.assertEqual(client.received, b"2")
 
     async def test_what_cannot_be_had_changes_nothing(self) -> None:
         """Whatever was opened before it is closed again."""

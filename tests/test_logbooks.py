@@ -135,7 +135,8 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
     assert [one.path for one in caught.value.problems] == ["log.file.path", "logging.access.path"]
     with pytest.raises(ConfigError):
         logbooks.prepare(config(str(tmp_path / "other.log"), "/no/such/folder/b"))
-    logbooks.discard(logbooks.prepare(config(str(tmp_path / "third.log"))))
+    logbooks.prepare(config(str(tmp_path / "third.log")))
+    logbooks.discard()
     logbooks(event("one"))
     assert "one" in good.read_text()
 
@@ -164,7 +165,8 @@ def test_no_file_stays_open(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for number in range(1, 6):
         one = config(str(tmp_path / f"{number}.log"))
-        logbooks.discard(logbooks.prepare(one))
+        logbooks.prepare(one)
+        logbooks.discard()
         logbooks.adopt(logbooks.prepare(one))
         with pytest.raises(ConfigError):
             logbooks.prepare(config(str(tmp_path / "x.log"), "/no/such/folder/b"))

@@ -20,7 +20,7 @@ from llmproxy.channel import EdgeLimits
 from llmproxy.config.model import ServerTls
 from llmproxy.listeners import Listeners
 from llmproxy.resources.base import answer_json
-from llmproxy.site import EdgeRequest
+from llmproxy.site import SURPLUS_CONNECTIONS, EdgeRequest
 from llmproxy.tls.certificates import Certificates
 from llmproxy.tls.transport import EdgeTlsFactory
 from tests.edge import Edge, get, post, read_answers
@@ -134,8 +134,8 @@ class OverTls(TestCase):
             await self.turn()
 
     async def test_no_room(self) -> None:
-        """A connection too many is closed, and nobody is harmed by it."""
-        edge = Edge(max_connections=1, reactor=self.reactor)
+        """A connection over all limits is closed, and nobody is harmed by it."""
+        edge = Edge(max_connections=1 - SURPLUS_CONNECTIONS, reactor=self.reactor)
         self.listen(edge)
 
         def run() -> bytes:
