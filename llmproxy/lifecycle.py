@@ -123,7 +123,12 @@ class Lifecycle:
         await self._while(lambda: bool(len(running)), self.drain_timeout_s)
         if len(running):
             self._log.warn("{count} requests still run and are cut", count=len(running))
+        await self._turn()  # those that were closed just now are closed, not cut
         connections.abort_all()
+        await self._turn()
+
+    async def _turn(self) -> None:
+        """Let the reactor do what is due."""
         await deferLater(self._reactor, 0, lambda: None)
 
     async def _while(self, lasts: Callable[[], bool], longest_s: float) -> None:
