@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
-from statistics import linear_regression
+from statistics import linear_regression, median
 from typing import Any
 
 import attrs
@@ -137,6 +137,14 @@ def slope_bytes_per_minute(samples: Sequence[Sample]) -> float:
     return slope * 60
 
 
+def by_minute(samples: Sequence[Sample]) -> Sequence[str]:
+    """Give memory in MB, the median of each minute."""
+    minutes: dict[int, list[int]] = {}
+    for one in samples:
+        minutes.setdefault(int(one.at_s // 60), []).append(one.pss_bytes)
+    return [f"{median(values) / 1e6:.1f}" for values in minutes.values()]
+
+
 def run(options: argparse.Namespace, folder: Path) -> int:
     """Run it, and tell; give the exit status."""
     seed = options.seed if options.seed is not None else int(time.time())
@@ -178,8 +186,7 @@ def run(options: argparse.Namespace, folder: Path) -> int:
     for end, count in sorted(seen.ends.items()):
         print(f"{count:8}  {end}")
     print(f"{len(faults.happened):8}  faults of backends")
-    highest = max((one.pss_bytes for one in samples), default=0)
-    print(f"memory: {highest / 1e6:.1f} MB at most, {slope / 1024:+.0f} KiB a minute")
+    print(f"memory: {' '.join(by_minute(samples))} MB, {slope / 1024:+.0f} KiB a minute")
     for fault in seen.faults:
         print(f"WRONG: {fault}")
     return 1 if seen.faults else 0

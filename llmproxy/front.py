@@ -416,6 +416,7 @@ class Front(MultiService):
             budget=self.budget,
             max_body_bytes=config.server.max_body_size,
             now=time.time,
+            is_alone=config.server.workers == 1,
             in_thread=partial(deferToThreadPool, self._reactor, self._reactor.getThreadPool()),
         )
 

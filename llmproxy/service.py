@@ -172,6 +172,15 @@ class Gateway(MultiService):
         self.front.adopt(edge)
         return loaded.digest
 
+    @property
+    def longest_s(self) -> float:
+        """How long the end may take, in seconds."""
+        return self.lifecycle.longest_s
+
+    def hurry(self) -> None:
+        """Wait no longer for what runs."""
+        self.lifecycle.hurry()
+
     def setServiceParent(self, parent: Any) -> None:
         """Join the application, and give it our log observer instead of twistd's own."""
         if isinstance(parent, Componentized):

@@ -8,8 +8,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar, NoReturn
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
+import attrs
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
@@ -17,10 +19,15 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from llmproxy.config.load import LoadedConfig, load_file
+from llmproxy.config.model import Config
 from llmproxy.errors import ConfigError
 from llmproxy.reload import Reloader
 from llmproxy.service import Gateway
 from llmproxy.systemd import SystemdNotifier
+from llmproxy.workers.handover import as_worker, worker_count, worker_number
+
+if TYPE_CHECKING:
+    from llmproxy.workers.parent import Parent
 
 
 class Options(usage.Options):
@@ -59,34 +66,107 @@ def makeService(options: Options) -> IService:
             os.unlink(pidfile)
         raise SystemExit(1)
 
-    loaded = options.loaded
-    try:
-        gateway = Gateway(loaded.config, reactor, cannot_start, loaded.digest)
-    except ConfigError as error:
-        _give_up(error)
+    def cannot_go_on() -> None:
+        # The exit status of a process whose reactor has run is twistd's to give, and would be 0.
+        def end() -> NoReturn:
+            sys.stdout.flush()
+            with suppress(SystemExit):
+                cannot_start("a worker could not begin")
+            os._exit(1)
+
+        reactor.addSystemEventTrigger("after", "shutdown", end)
+        reactor.stop()
 
     systemd = SystemdNotifier.from_environment(os.environ, os.getpid(), reactor)
     path = os.path.abspath(options["config"])
+    daemon: Gateway | Parent
+    try:
+        daemon = _make_daemon(
+            options.loaded,
+            path,
+            reactor,
+            cannot_start,
+            ready=lambda: systemd.ready(reloader.summary()),
+            failed=cannot_go_on,
+        )
+    except ConfigError as error:
+        _give_up(error)
+    in_force = options.loaded.config
 
     def load() -> Deferred[LoadedConfig]:
         # In a thread: a file with many keys takes a while, and streams go on.
         pool = reactor.getThreadPool()
-        return deferToThreadPool(reactor, pool, load_file, path, os.environ, gateway.config)
+        return deferToThreadPool(reactor, pool, load_file, path, os.environ, in_force)
 
-    reloader = Reloader(load, gateway.replace, life=gateway.config_life, watcher=systemd)
+    def replace(loaded: LoadedConfig) -> str:
+        nonlocal in_force
+        digest = daemon.replace(attrs.evolve(loaded, config=_own(loaded.config)))
+        in_force = loaded.config
+        return digest
+
+    reloader = Reloader(load, replace, life=daemon.config_life, watcher=systemd)
 
     def begin_end() -> None:
         reloader.stop()
-        systemd.stopping(gateway.lifecycle.longest_s)
+        systemd.stopping(daemon.longest_s)
         reactor.stop()
 
     # At once: the signal's default is to end the process, and it may come before the reactor runs.
     signal.signal(signal.SIGHUP, ReloadSignal(reactor, reloader.request))
     # Installed after Twisted's own, which would have the process die of the signal at the end.
-    reactor.callWhenRunning(install, EndSignals(reactor, begin_end, gateway.lifecycle.hurry))
+    reactor.callWhenRunning(install, EndSignals(reactor, begin_end, daemon.hurry))
     reactor.callWhenRunning(settle_memory)
-    reactor.callWhenRunning(lambda: systemd.ready(reloader.summary()))
-    return gateway
+    if isinstance(daemon, Gateway):
+        reactor.callWhenRunning(lambda: systemd.ready(reloader.summary()))
+    return daemon
+
+
+def _own(config: Config) -> Config:
+    """Give what of a configuration is for this process."""
+    return config if worker_number(os.environ) is None else as_worker(config, os.environ)
+
+
+def _make_daemon(
+    loaded: LoadedConfig,
+    path: str,
+    reactor: Any,
+    cannot_start: Callable[[str], NoReturn],
+    *,
+    ready: Callable[[], None],
+    failed: Callable[[], None],
+) -> Gateway | Parent:
+    """Make what serves: a gateway, or what supervises several.
+
+    Args:
+        loaded: The configuration.
+        path: Its file.
+        reactor: The reactor.
+        cannot_start: As of both.
+        ready: As of the latter.
+        failed: As of the latter.
+
+    Raises:
+        ConfigError: A file that the configuration names cannot be used.
+    """
+    config = loaded.config
+    count = worker_count(config.server.workers)
+    if count == 1 or worker_number(os.environ) is not None:
+        return Gateway(_own(config), reactor, cannot_start, loaded.digest)
+    # Only who uses them has them in memory.
+    from llmproxy.workers.parent import Parent
+
+    run = "from twisted.scripts.twistd import run; run()"
+    command = [sys.executable, "-c", run, "-n", "--pidfile=", "llmproxy", "--config", path]
+    return Parent(
+        config,
+        reactor,
+        cannot_start,
+        loaded.digest,
+        count=count,
+        command=command,
+        ready=ready,
+        failed=failed,
+    )
 
 
 def tell_monotonic_time(reactor: Any) -> None:

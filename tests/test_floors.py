@@ -57,6 +57,7 @@ FLOORS: dict[str, int] = {
     "tap": 5,
     "cli": 5,
     "commands": 5,
+    "workers": 5,
 }
 
 SIDEWAYS = {

@@ -41,6 +41,8 @@ def _changed(in_force: Config, config: Config) -> Iterator[KeyPath]:
     for path in FIXED:
         if _value(in_force, path) != _value(config, path):
             yield path
+    if config.server.workers != 1 and in_force.server.listen != config.server.listen:
+        yield ("server", "listen")  # the workers were handed their sockets
     if config.rate_limit.storage == "redis":
         before, after = in_force.storage.caches, config.storage.caches
         for position in _differing(before, after, {config.rate_limit.redis}):

@@ -73,7 +73,7 @@ class Server:
         (":8000",),
     )
     workers: int | Literal["auto"] = setting(
-        "processes on the same port", 1, only=(1,), later="several processes on one port"
+        "processes on the same listeners; auto: one for each core", 1, minimum=1
     )
     max_body_size: Size = setting("largest request body; over it 413", Size(64 * MiB), minimum=1)
     max_inflight_bytes: Size = setting(

@@ -36,8 +36,6 @@ def setting(
     default: Any = attrs.NOTHING,
     *,
     factory: Any = None,
-    only: Any = None,
-    later: str = "",
     secret: bool = False,
     minimum: float | None = None,
     key: str = "",
@@ -48,16 +46,12 @@ def setting(
         doc: One line for the operator.
         default: The value when the key is absent; without one the key is required.
         factory: Makes the default when it is mutable or a nested section.
-        only: The values that this version can honour; any other is "not available yet".
-        later: What the refused values would do, for that message.
         secret: Never shown.
         minimum: The smallest number allowed.
         key: The key's name in YAML where Python keeps it for itself; empty: the attribute's own.
     """
     metadata = {
         "doc": doc,
-        "only": only,
-        "later": later,
         "secret": secret,
         "minimum": minimum,
         "key": key,

@@ -121,29 +121,10 @@ def _as_hook(read: Reader) -> Callable[[Any, Any], Any]:
 def _key_reader(
     converter: cattrs.Converter, cls: type, one: attrs.Attribute[Any], kind: Any
 ) -> Reader:
-    """Make the reader of one key: its type, and whether this version can honour the value."""
+    """Make the reader of one key."""
     minimum = one.metadata.get("minimum")
     read = _reader(converter, kind, minimum)
-    if cls is Server and one.name == "listen":
-        read = _one_or_more(read)
-    only, later = one.metadata.get("only"), one.metadata.get("later")
-    if only is None:
-        return read
-
-    def read_available(value: Any) -> Any:
-        result = read(value)
-        if result not in only:
-            wanted = " or ".join(_shown_choice(choice) for choice in only)
-            raise WrongValueError(value, f"is not available yet: {later}", wanted)
-        return result
-
-    return read_available
-
-
-def _shown_choice(choice: Any) -> str:
-    if isinstance(choice, bool):
-        return str(choice).lower()
-    return str(choice)
+    return _one_or_more(read) if cls is Server and one.name == "listen" else read
 
 
 def _reader(converter: cattrs.Converter, kind: Any, minimum: float | None = None) -> Reader:

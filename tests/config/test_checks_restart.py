@@ -99,3 +99,11 @@ def test_where_things_stand(tmp_path: Path) -> None:
     assert [one.line for one in located] == [1, 1, 1, 3, 1]
     assert {one.file for one in located} == {str(file)}
     assert attrs.evolve(located[1], line=0, file="") == Problem("backends[0].tls", "x")
+
+
+def test_the_sockets_of_workers(tmp_path: Path) -> None:
+    """They were handed them at their start; one process alone opens what it needs."""
+    several = PLAIN + "server: {workers: 2, listen: ':8001'}\n"
+    assert told(tmp_path, several, several.replace("8001", "8002")) == ["8 server.listen"]
+    alone = several.replace("workers: 2", "workers: 1")
+    assert told(tmp_path, alone, alone.replace("8001", "8002")) == []

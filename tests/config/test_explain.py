@@ -105,7 +105,7 @@ def test_a_key_that_was_misspelt_is_not_missing_too(problems: Problems) -> None:
         ("server: {max_header_bytes: 5}", "5 is too small; want at least 1024 bytes"),
         (
             "server: {workers: many}",
-            '"many" is not a whole number; want one of at least 0, or "au',
+            '"many" is not a whole number; want one of at least 1, or "au',
         ),
         ("health_check: {interval: 5x}", '"5x" is not a duration; want a duration such as 500ms, '),
         ("health_check: {interval: 1ms}", '"1ms" is too small; want at least 0.01 seconds'),

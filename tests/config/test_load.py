@@ -155,7 +155,7 @@ def test_all_problems_are_told_at_once(problems: Problems) -> None:
     text = """\
 server:
   listen: localhost
-  workers: 8
+  workers: 0
 backends:
   - name: one
     url: ftp://example

@@ -160,7 +160,7 @@ def test_the_reference_shows_every_key_with_its_line_of_text() -> None:
 def test_the_reference_names_the_words_that_may_stand_somewhere() -> None:
     """Those of this version, where there is more than one."""
     for key, line in shown_keys():
-        words = key.field.metadata["only"] or get_args(key.kind)
+        words = get_args(key.kind)
         if get_origin(key.kind) is Literal and len(words) > 1:
             shown = " | ".join(word or '""' for word in words)
             assert f"# {shown}; " in line, key.name
@@ -180,11 +180,10 @@ def test_the_reference_shows_the_defaults() -> None:
 
 
 def test_the_reference_names_what_is_not_available_yet() -> None:
-    """Sections, keys and values that are refused stand in its last comment."""
+    """Sections and keys that are refused stand in its last comment."""
     comment = REFERENCE.read_text("utf-8").partition("# Not available yet")[2]
     assert all(line.startswith("#") for line in comment.splitlines()[1:])
     names = [*LATER_SECTIONS, *(name for names in LATER_KEYS.values() for name in names)]
-    names += [key_name(key.field) for key, _ in shown_keys() if key.field.metadata["only"]]
     missing = [name for name in names if not re.search(rf"^# (\S+\.)?{name}:", comment, re.M)]
     assert not missing
 
@@ -195,7 +194,6 @@ def test_every_key_says_what_it_is_for() -> None:
         for field in attrs.fields(cls):
             assert field.metadata["doc"], f"{cls.__name__}.{field.name}"
             assert "\n" not in field.metadata["doc"]
-            assert not field.metadata["only"] or field.metadata["later"]
 
 
 def test_later_keys_are_not_in_the_model_already() -> None:

@@ -143,23 +143,6 @@ def test_what_is_missing_is_told_and_replaced_by_nothing() -> None:
     assert structured({})[1] == ["backends: is missing; want the inference servers"]
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "words"),
-    [
-        ("workers", 4, "4"),
-        ("workers", "auto", '"auto"'),
-    ],
-)
-def test_what_this_version_cannot_honour_is_not_available_yet(
-    key: str, value: object, words: str
-) -> None:
-    """Right in type, and refused all the same."""
-    config, told = structured({"backends": [dict(BACKEND)], "server": {key: value}})
-    assert len(told) == 1
-    assert f"{words} is not available yet: " in told[0]
-    assert config == Config(backends=(Backend(name="a", url="demo:"),))
-
-
 def test_an_item_of_a_list_that_is_wrong() -> None:
     """It is told by its place, and a stand-in takes it."""
     config, told = structured(

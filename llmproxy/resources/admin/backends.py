@@ -19,6 +19,7 @@ class BackendOperations:
         identities: What the configuration says of them.
         statuses: Their states.
         control: Drains and enables them.
+        is_alone: Whether this process has all requests; else others would not know of a change.
     """
 
     def __init__(
@@ -26,10 +27,12 @@ class BackendOperations:
         identities: Sequence[Backend],
         statuses: IBackendStatuses,
         control: IBackendControl,
+        is_alone: bool,
     ) -> None:
         self._identities = {identity.name: identity for identity in identities}
         self._statuses = statuses
         self._control = control
+        self._is_alone = is_alone
 
     def runs(self) -> Mapping[Operation, Run]:
         """Give what does each operation."""
@@ -55,6 +58,12 @@ class BackendOperations:
         return Done("The backend gets requests again.", self._state_of(request.name))
 
     def _change(self, change: Callable[[str], None], name: str) -> None:
+        if not self._is_alone:
+            raise Refusal(
+                409,
+                "There are several workers, and only one would know of it; take the backend out of "
+                "the configuration, or put it back, and reload.",
+            )
         try:
             change(name)
         except KeyError:

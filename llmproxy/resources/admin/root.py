@@ -181,6 +181,7 @@ def make_admin_root(
     max_body_bytes: int,
     now: Callable[[], float],
     in_thread: InThread = execute,
+    is_alone: bool = True,
 ) -> Resource:
     """Put the admin API together.
 
@@ -197,6 +198,7 @@ def make_admin_root(
         statuses: Their states.
         control: Drains and enables them.
         shown_config: Gives the configuration, its secrets hidden.
+        is_alone: Whether this process has all requests, and is not one of several workers.
         throttle: Remembers the addresses of wrong tokens.
         budget: What request bodies may take.
         max_body_bytes: Of each.
@@ -219,7 +221,7 @@ def make_admin_root(
             **UsageOperations(usage, keys).runs(),
             **RecordOperations(records).runs(),
             **SpoolOperations(metering, resending).runs(),
-            **BackendOperations(identities, statuses, control).runs(),
+            **BackendOperations(identities, statuses, control, is_alone).runs(),
             operations.SHOW_CONFIG: show_config,
             operations.SHOW_OPENAPI: show_openapi,
         },

@@ -56,3 +56,13 @@ def test_drain_and_enable() -> None:
 def test_which_backend(verb: str, content: object, status: int) -> None:
     """It must be one of those that there are."""
     assert AdminTree().refused(f"/admin/backends/{verb}", content)[:2] == (status, "name")
+
+
+@pytest.mark.parametrize("operation", ["drain", "enable"])
+def test_one_of_several_workers(operation: str) -> None:
+    """Others would not know of it: nothing is changed, and that is said."""
+    tree = AdminTree(is_alone=False)
+    status, _, message = tree.refused(f"/admin/backends/{operation}", {"name": "gpu-a"})
+    assert status == 409
+    assert "several workers" in message
+    assert tree.backends.drained == set()

@@ -59,7 +59,7 @@ class AdminTree:
         in_thread: How often something was left to another thread.
     """
 
-    def __init__(self, *, failures: int = 3, reports: bool = True) -> None:
+    def __init__(self, *, failures: int = 3, reports: bool = True, is_alone: bool = True) -> None:
         self.now_s = NOW_S
         self.keys = MemoryKeys(lambda: self.now_s)
         self.limiter = FakeLimiter()
@@ -92,6 +92,7 @@ class AdminTree:
             budget=self.budget,
             max_body_bytes=200_000,
             in_thread=self._in_thread,
+            is_alone=is_alone,
             now=lambda: self.now_s,
         )
 

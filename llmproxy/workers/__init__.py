@@ -1,0 +1,1 @@
+"""Several processes on the same sockets: one that supervises, and the workers that serve."""

@@ -1,0 +1,253 @@
+"""Several workers: the daemon with ``server.workers`` above one, and its processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.processes import process_tree
+from tests.daemon import Daemon, free_port, gateway_config
+from tests.end_to_end.usage_receiver import UsageReceiver
+from tests.gateway.raw_client import Cut, RawClient, chat_body
+from tests.scripted_backend import Connection, ScriptedBackend
+
+EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
+END = (
+    b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],'
+    b'"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}\n\ndata: [DONE]\n\n'
+)
+
+
+def until(met: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:
+    """Wait until something is so; give what it gave."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        if found := met():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(what)
+
+
+def workers_of(daemon: Daemon) -> set[int]:
+    """Give the process ids of a daemon's workers."""
+    assert daemon.process is not None
+    return set(process_tree(daemon.process.pid)[1:])
+
+
+def owner(client: RawClient, processes: set[int]) -> int | None:
+    """Give the process that holds the other end of a client's connection."""
+    ours = client.sock.getsockname()[1]
+    theirs = client.sock.getpeername()[1]
+    wanted = f"0100007F:{theirs:04X} 0100007F:{ours:04X} "
+    (line,) = [one for one in Path("/proc/net/tcp").read_text().splitlines() if wanted in one]
+    name = f"socket:[{line.split()[9]}]"
+    for process in processes:
+        folder = Path(f"/proc/{process}/fd")
+        if any(os.readlink(one) == name for one in folder.iterdir()):
+            return process
+    return None
+
+
+class Streams:
+    """A backend whose streams wait for the test before they end."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+
+    def __call__(self, connection: Connection) -> None:
+        """Answer one request after the other."""
+        while connection.read_request() is not None:
+            connection.stream_head()
+            connection.chunk(EVENT)
+            self.go_on.wait(60)
+            connection.chunk(END)
+            connection.chunk(b"")
+
+
+@contextmanager
+def running(
+    folder: Path, backend: str, environ: dict[str, str] | None = None, **sections: Any
+) -> Iterator[Daemon]:
+    """Run a daemon with two workers, all of which serve."""
+    port = free_port()
+    config = gateway_config(port, [{"name": "b", "url": backend}], **sections)
+    config["server"] = {**config["server"], "workers": 2}
+    with Daemon(folder, config, environ) as daemon:
+        daemon.wait_for_log("all workers serve", 30)
+        yield daemon
+
+
+def stream(daemon: Daemon, stack: ExitStack) -> RawClient:
+    """Begin a stream, and wait for its first event."""
+    client = stack.enter_context(RawClient(daemon.port, 60))
+    client.post(chat_body(stream=True, stream_options={"include_usage": True}))
+    assert client.head() == 200
+    return client
+
+
+def ends(client: RawClient) -> bool:
+    """Read a stream to its end; say whether it was whole."""
+    try:
+        return client.body().endswith(b"[DONE]\n\n")
+    except (Cut, ConnectionError):
+        return False
+
+
+def requests_counted(daemon: Daemon) -> int:
+    """Give how many requests the metrics have counted."""
+    with urllib.request.urlopen(f"{daemon.url}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    found = re.findall(r"^llmproxy_requests_total\{[^}]*\} (\S+)$", text, re.M)
+    return int(sum(map(float, found)))
+
+
+def test_a_killed_worker(tmp_path: Path) -> None:
+    """Only its own streams end; it is followed; all that ended well is counted and reported."""
+    script = Streams()
+    with ExitStack() as stack:
+        receiver = stack.enter_context(UsageReceiver())
+        backend = stack.enter_context(ScriptedBackend(script, models=("m",)))
+        webhook = {"url": receiver.url, "batch_interval": "100ms"}
+        daemon = stack.enter_context(
+            running(
+                tmp_path,
+                backend.url,
+                usage={
+                    "spool_dir": str(tmp_path / "spool"),
+                    "reporters": [{"name": "r", "type": "webhook", "webhook": webhook}],
+                },
+            )
+        )
+        both = workers_of(daemon)
+        assert len(both) == 2
+        clients: list[tuple[RawClient, int | None]] = []
+        while len(clients) < 20 or {one for _, one in clients} != both:
+            assert len(clients) < 200, "one worker takes all connections"
+            client = stream(daemon, stack)
+            clients.append((client, owner(client, both)))
+        victim = min(both)
+        os.kill(victim, signal.SIGKILL)
+        for client, process in clients:
+            if process == victim:
+                assert not ends(client)
+        until(lambda: len(workers_of(daemon)) == 2, "nobody follows")
+        assert victim not in workers_of(daemon)
+        daemon.wait_for_log("ended: by SIGKILL")
+        until(lambda: daemon.log().count("all workers serve") == 2, "the other does not serve")
+        script.go_on.set()
+        others = [client for client, process in clients if process != victim]
+        assert all(map(ends, others))
+        more = [ends(stream(daemon, stack)) for _ in range(10)]
+        assert all(more)
+        wanted = len(others) + len(more)
+        until(lambda: requests_counted(daemon) == wanted, f"{wanted} requests are not counted")
+        until(lambda: len(receiver.ids()) == wanted, f"{wanted} records do not come")
+        assert all(len(ids) == 1 for ids in receiver.ids().values())
+        assert daemon.stop(30) == 0
+        assert len(os.listdir(tmp_path / "spool")) >= 2
+
+
+def test_reload_and_end(tmp_path: Path) -> None:
+    """Both are passed on: streams end well, and then all processes."""
+    script = Streams()
+    with ExitStack() as stack:
+        backend = stack.enter_context(ScriptedBackend(script, models=("m",)))
+        daemon = stack.enter_context(running(tmp_path, backend.url))
+        both = workers_of(daemon)
+        clients = [stream(daemon, stack) for _ in range(6)]
+        daemon.signal(signal.SIGHUP)
+        until(lambda: daemon.log().count("received SIGHUP") == 3, "the reload is not passed on")
+        until(lambda: daemon.log().count("all workers serve") == 2, "they do not serve again")
+        assert workers_of(daemon) == both
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGTERM)
+        daemon.wait_for_log("received SIGTERM")
+        script.go_on.set()
+        assert all(map(ends, clients))
+        assert daemon.process.wait(30) == 0
+        assert not any(os.path.exists(f"/proc/{one}") for one in both)
+
+
+def test_a_bad_file_reaches_no_worker(tmp_path: Path) -> None:
+    """It is told once, and all go on as they were."""
+    with running(tmp_path, "demo:") as daemon:
+        both = workers_of(daemon)
+        daemon.write({"backends": 5})
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_for_log("backends: a number (hidden) is not a list")
+        time.sleep(0.2)
+        assert daemon.log().count("received SIGHUP") == 1
+        assert workers_of(daemon) == both
+
+
+def test_systemd_hears_of_all_workers(tmp_path: Path) -> None:
+    """READY comes when both serve, and STOPPING at the end."""
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(address)
+        heard.settimeout(30)
+        with running(tmp_path, "demo:", {"NOTIFY_SOCKET": address}) as daemon:
+            assert b"READY=1" in heard.recv(4096)
+            assert daemon.stop(30) == 0
+        assert b"STOPPING=1" in heard.recv(4096)
+
+
+def test_two_second_signals(tmp_path: Path) -> None:
+    """A second SIGTERM waits for no stream."""
+    with ExitStack() as stack:
+        backend = stack.enter_context(ScriptedBackend(Streams(), models=("m",)))
+        daemon = stack.enter_context(running(tmp_path, backend.url))
+        client = stream(daemon, stack)
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGTERM)
+        daemon.wait_for_log("requests are running")
+        daemon.process.send_signal(signal.SIGTERM)
+        assert daemon.process.wait(30) == 0
+        assert not ends(client)
+
+
+@pytest.mark.parametrize("what", ["an address in use", "a file that a worker cannot use"])
+def test_it_cannot_start(tmp_path: Path, what: str) -> None:
+    """One line says why, and the exit status is 1."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1] if what == "an address in use" else free_port()
+        config = gateway_config(port, [{"name": "b", "url": "demo:"}])
+        config["server"]["workers"] = 2
+        if what != "an address in use":
+            (tmp_path / "spool").write_text("no directory")
+            config["usage"] = {
+                "spool_dir": str(tmp_path / "spool"),
+                "reporters": [{"name": "l", "type": "log"}],
+            }
+        daemon = Daemon(tmp_path, config)
+        with suppress(AssertionError):  # whether it is seen to end so soon is chance
+            daemon.start()
+        assert daemon.process is not None
+        assert daemon.process.wait(30) == 1
+        assert ("cannot listen on" if what == "an address in use" else "usage") in daemon.log()
+        assert "Traceback" not in daemon.log()
+
+
+def test_limits_in_memory_are_told_of(tmp_path: Path) -> None:
+    """Each worker counts by itself: the operator should know."""
+    with running(tmp_path, "demo:", rate_limit={"per_key": {"requests_per_minute": 5}}) as daemon:
+        daemon.wait_for_log("each of the 2 workers counts rate limits by itself")
+        run = subprocess.run(
+            ["ps", "-o", "stat=", "-p", ",".join(map(str, workers_of(daemon)))],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "Z" not in run.stdout
