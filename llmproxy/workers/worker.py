@@ -70,6 +70,8 @@ class Worker(DatagramProtocol):
         self._next: IDelayedCall | None = None
         self._ready_at_s = 0.0
         self._alive_at_s = 0.0
+        self._serves = False
+        self._reloads_again = False
         self.state = "waiting"
         self.status: int | None = None
         self.was_ready = False
@@ -83,6 +85,8 @@ class Worker(DatagramProtocol):
         self._next = None
         self.restarts += 1
         self.state = "starting"
+        self._serves = False
+        self._reloads_again = False
         self._alive_at_s = self._clock.seconds()
         self._process = self._spawn(_Exit(self._ended))
         self._process_id = self._process.pid
@@ -98,6 +102,9 @@ class Worker(DatagramProtocol):
         if self.state == "ready":
             self.state = "starting"
             self.signal(signal.SIGHUP)
+        elif self.state == "starting":
+            # It may have read the file already, as that was before.
+            self._reloads_again = True
 
     def end(self) -> None:
         """Have it end, and followed by nobody."""
@@ -113,7 +120,8 @@ class Worker(DatagramProtocol):
     def look(self) -> None:
         """Kill it if it gives no sign of life; called now and then."""
         silent_s = self._clock.seconds() - self._alive_at_s
-        if self.state == "ready" and 0 < self._watchdog_s < silent_s:
+        is_meant_to_live = self._serves and self.state != "ending"
+        if is_meant_to_live and 0 < self._watchdog_s < silent_s:
             self._log.error(
                 "worker {number} (process {id}) gives no sign of life and is killed",
                 number=self.number,
@@ -131,8 +139,13 @@ class Worker(DatagramProtocol):
             self._alive_at_s = self._clock.seconds()
         if b"READY=1" in lines and self.state == "starting":
             self._ready_at_s = self._clock.seconds()
-            self.was_ready = True
-            self._become("ready")
+            self.was_ready = self._serves = True
+            self.state = "ready"
+            if self._reloads_again:
+                self._reloads_again = False
+                self.reload()
+            else:
+                self._changed(self)
 
     def _ended(self, status: int | None, reason: str) -> None:
         process_id, self._process, self._process_id = self._process_id, None, 0

@@ -182,3 +182,33 @@ def test_no_watchdog() -> None:
     world.clock.advance(1e6)
     world.worker.look()
     assert world.process.signals == []
+
+
+def test_a_reload_while_it_starts() -> None:
+    """Is done when it is ready: it may have read the file before; so is one in a reload."""
+    world = World()
+    world.worker.start()
+    world.worker.reload()
+    assert world.process.signals == []
+    world.says(b"READY=1")
+    assert (world.process.signals, world.states) == (["HUP"], [])
+    world.worker.reload()
+    world.worker.reload()
+    world.says(b"READY=1")
+    assert (world.process.signals, world.states) == (["HUP", "HUP"], [])
+    world.says(b"READY=1")
+    assert (len(world.process.signals), world.states) == (2, ["ready"])
+
+
+def test_who_hangs_in_a_reload_is_killed() -> None:
+    """Not only who is ready; but not who has yet to start, however long that takes."""
+    world = World(watchdog_s=10)
+    world.worker.start()
+    world.clock.advance(60)
+    world.worker.look()
+    assert world.process.signals == []
+    world.says(b"READY=1")
+    world.worker.reload()
+    world.clock.advance(11)
+    world.worker.look()
+    assert world.process.signals == ["HUP", "KILL"]
