@@ -37,9 +37,11 @@ def longest_head_wait_s(config: Config) -> float | None:
         *(backend.first_byte_timeout for backend in config.backends),
         *(one.first_byte_timeout for one in config.models if one.first_byte_timeout is not None),
     ]
-    if not all(connects) or not all(first_bytes):
+    may_queue = any(backend.max_concurrent for backend in config.backends)
+    queue_s = config.routing.queue.max_wait if may_queue else 0.0
+    if not all(connects) or not all(first_bytes) or (may_queue and not queue_s):
         return None
-    return (retries + 1) * max(connects) + retries * retry.max_wait + max(first_bytes)
+    return queue_s + (retries + 1) * max(connects) + retries * retry.max_wait + max(first_bytes)
 
 
 def longest_silence_s(config: Config) -> float | None:

@@ -20,6 +20,8 @@ ONE = START + "backends: [{name: a, url: 'demo:', first_byte_timeout: 100s, conn
         (ONE + "models: [{id: m, first_byte_timeout: 900s}]", 3 * 2 + 2 * 2 + 900),
         (ONE + "models: [{id: m, first_byte_timeout: 1s}]", 3 * 2 + 2 * 2 + 100),
         (ONE + "models: [{id: m, first_byte_timeout: 0}]", None),
+        (ONE.replace("}]", ", max_concurrent: 8}]"), 60 + 3 * 2 + 2 * 2 + 100),
+        (ONE.replace("}]", ", max_concurrent: 8}]") + "routing: {queue: {max_wait: 0}}", None),
         (ONE.replace("100s", "0"), None),
         (ONE.replace("2s", "0"), None),
     ],
