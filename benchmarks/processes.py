@@ -17,10 +17,12 @@ class Memory:
     Attributes:
         rss_bytes: Resident; what processes share is counted once for each.
         pss_bytes: Resident; what processes share is divided among them.
+        private_bytes: Resident; what is shared with no process.
     """
 
     rss_bytes: int
     pss_bytes: int
+    private_bytes: int
 
 
 def process_tree(pid: int) -> list[int]:
@@ -59,7 +61,7 @@ def cpu_s(pid: int) -> float:
 
 def memory(pid: int) -> Memory:
     """Give the memory of a process tree at this moment."""
-    rss = pss = 0
+    rss = pss = private = 0
     for one in process_tree(pid):
         try:
             lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
@@ -71,4 +73,6 @@ def memory(pid: int) -> Memory:
                 rss += int(value.split()[0]) * 1024
             elif name == "Pss":
                 pss += int(value.split()[0]) * 1024
-    return Memory(rss, pss)
+            elif name in ("Private_Clean", "Private_Dirty"):
+                private += int(value.split()[0]) * 1024
+    return Memory(rss, pss, private)

@@ -44,11 +44,12 @@ class Sample:
 
     Attributes:
         at_s: Since the beginning.
-        pss_bytes: Of the gateway's process tree.
+        private_bytes: Of the gateway's process tree; what it shares with others would change with
+            them.
     """
 
     at_s: float
-    pss_bytes: int
+    private_bytes: int
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -98,7 +99,7 @@ def configuration(folder: Path, port: int, backend_ports: Sequence[int]) -> dict
 
 async def _watch(pid: int, samples: list[Sample], began_s: float) -> None:
     while True:
-        samples.append(Sample(time.monotonic() - began_s, memory(pid).pss_bytes))
+        samples.append(Sample(time.monotonic() - began_s, memory(pid).private_bytes))
         await asyncio.sleep(1.0)
 
 
@@ -133,7 +134,7 @@ def slope_bytes_per_minute(samples: Sequence[Sample]) -> float:
     later = samples[len(samples) // 2 :]
     if len(later) < 2:
         return 0.0
-    slope, _ = linear_regression([one.at_s for one in later], [one.pss_bytes for one in later])
+    slope, _ = linear_regression([one.at_s for one in later], [one.private_bytes for one in later])
     return slope * 60
 
 
@@ -141,7 +142,7 @@ def by_minute(samples: Sequence[Sample]) -> Sequence[str]:
     """Give memory in MB, the median of each minute."""
     minutes: dict[int, list[int]] = {}
     for one in samples:
-        minutes.setdefault(int(one.at_s // 60), []).append(one.pss_bytes)
+        minutes.setdefault(int(one.at_s // 60), []).append(one.private_bytes)
     return [f"{median(values) / 1e6:.1f}" for values in minutes.values()]
 
 

@@ -40,6 +40,7 @@ def test_children_are_counted(family: int) -> None:
     assert len(process_tree(family)) == 2
     assert cpu_s(family) >= 0.25
     assert memory(family).rss_bytes > 50_000_000
+    assert 50_000_000 < memory(family).private_bytes <= memory(family).pss_bytes
     assert memory(family).pss_bytes <= memory(family).rss_bytes
 
 
