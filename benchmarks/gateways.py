@@ -159,7 +159,13 @@ def nginx(folder: Path, model_port: int, certificate: Certificate | None) -> Ite
 
 @contextmanager
 def llmproxy(
-    folder: Path, model_port: int, certificate: Certificate | None, *, is_open: bool = False
+    folder: Path,
+    model_port: int,
+    certificate: Certificate | None,
+    *,
+    name: str = "LLMProxy",
+    is_open: bool = False,
+    workers: int = 1,
 ) -> Iterator[Running]:
     """Run LLMProxy, all its features on, in front of the model server.
 
@@ -167,7 +173,9 @@ def llmproxy(
         folder: Where its configuration and logs go.
         model_port: The model server's port.
         certificate: For TLS; None: without.
+        name: What it is called in the table.
         is_open: Whether everybody may use it, as much as they like: no keys, limits and quotas.
+        workers: How many processes serve.
 
     Raises:
         CannotStart: It did not answer.
@@ -198,7 +206,11 @@ def llmproxy(
         },
         "admin": {"db_path": str(folder / "llmproxy.db")},
     }
-    server: dict[str, Any] = {"listen": f"127.0.0.1:{port}", "max_connections": 20000}
+    server: dict[str, Any] = {
+        "listen": f"127.0.0.1:{port}",
+        "max_connections": 20000,
+        "workers": workers,
+    }
     if certificate:
         server["tls"] = {
             "enabled": True,
@@ -219,9 +231,7 @@ def llmproxy(
     command = [str(twistd) if twistd.exists() else "twistd", "-n", "--pidfile="]
     command += ["llmproxy", "--config", str(file)]
     # Every answer's token counts must have been read: metering is part of what is measured.
-    subject = Running(
-        "LLMProxy-open" if is_open else "LLMProxy", port, 0, folder, log_mark=b"(exact)"
-    )
+    subject = Running(name, port, 0, folder, log_mark=b"(exact)")
     with started(subject, command, tls=certificate is not None) as running:
         yield running
 

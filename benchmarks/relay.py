@@ -25,7 +25,7 @@ from benchmarks.gateways import CannotStart
 from benchmarks.machine import this_machine
 from benchmarks.peers import PEERS
 from benchmarks.report import markdown
-from benchmarks.results import OPEN, OURS, PEER, Results
+from benchmarks.results import OPEN, OURS, PEER, TWO, Results
 from benchmarks.rounds import GATEWAYS, Bench, Say, Start
 from benchmarks.toolchain import CannotBuild, build
 from benchmarks.workloads import WORKLOADS, Workload
@@ -120,6 +120,8 @@ def _starts(options: argparse.Namespace, results: Results, say: Say) -> dict[str
             starts[name] = GATEWAYS[name]
             if name == OPEN:
                 results.peers[name] = "(no keys, limits and quotas)"
+            elif name == TWO:
+                results.peers[name] = "(two workers)"
     for peer in PEERS:
         if peer.package not in options.gateways:
             continue

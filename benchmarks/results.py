@@ -12,6 +12,9 @@ OURS, PEER, DIRECT = "LLMProxy", "nginx", "direct"
 OPEN = "LLMProxy-open"
 """LLMProxy without keys, limits and quotas: what these cost is the difference."""
 
+TWO = "LLMProxy-2"
+"""LLMProxy with two workers: where the CPU of a request stays, rates double with the cores."""
+
 
 class IdleMemory(msgspec.Struct):
     """Memory of a gateway that has relayed one request and idles.

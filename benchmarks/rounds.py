@@ -17,7 +17,7 @@ from benchmarks.certificate import Certificate, make_certificate
 from benchmarks.gateways import CannotStart, Running
 from benchmarks.measure import LoadFailed, Measured, measure
 from benchmarks.processes import memory
-from benchmarks.results import DIRECT, OPEN, OURS, PEER, IdleMemory, Results
+from benchmarks.results import DIRECT, OPEN, OURS, PEER, TWO, IdleMemory, Results
 from benchmarks.toolchain import Tools
 from benchmarks.workloads import Workload, batches
 
@@ -27,7 +27,8 @@ Start = Callable[[Path, int, Certificate | None], AbstractContextManager[Running
 GATEWAYS: dict[str, Start] = {
     PEER: gateways.nginx,
     OURS: gateways.llmproxy,
-    OPEN: partial(gateways.llmproxy, is_open=True),
+    OPEN: partial(gateways.llmproxy, name=OPEN, is_open=True),
+    TWO: partial(gateways.llmproxy, name=TWO, workers=2),
 }
 _WARM_UP_S = 0.5
 _SETTLE_S = 1.0
