@@ -78,7 +78,6 @@ class Metering(MultiService):
         databases: Mapping[str, IDatabase],
     ) -> None:
         super().__init__()
-        self._settings = settings
         self._reactor = reactor
         self._random = SystemRandom()
         self.receivers = [

@@ -81,7 +81,6 @@ class Daemon:
         twistd: Path = BIN / "twistd",
         handed: socket.socket | None = None,
     ) -> None:
-        self._folder = folder
         self.file = folder / "llmproxy.yaml"
         self.write(config)
         self._output = folder / "output.log"
