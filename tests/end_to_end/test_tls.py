@@ -161,6 +161,23 @@ def test_curl(daemon: Daemon, identity: Identity, version: str) -> None:
     assert done.stdout.endswith(b"data: [DONE]\n\n")
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_session_is_resumed(daemon: Daemon, identity: Identity, version: ssl.TLSVersion) -> None:
+    """By its ticket, which a client of TLS 1.3 has when it has read something."""
+    context = identity.context()
+    context.minimum_version = context.maximum_version = version
+    session: ssl.SSLSession | None = None
+    for is_resumed in (False, True):
+        with (
+            socket.create_connection(("127.0.0.1", daemon.port), timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1", session=session) as sock,
+        ):
+            sock.sendall(b"GET /health HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n")
+            assert sock.recv(65536).startswith(b"HTTP/1.1 200 ")
+            assert sock.session_reused == is_resumed
+            session = sock.session
+
+
 def test_who_does_not_belong_here(daemon: Daemon, identity: Identity) -> None:
     """Plain HTTP, scanners and clients that do not trust us: closed, and no noise in the log.
 
