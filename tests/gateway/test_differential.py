@@ -35,7 +35,7 @@ from tests.gateway.parser_backends import (
 )
 from tests.gateway.views import Message, View, edge_view, h11_view
 
-EXAMPLES = int(os.environ.get("LLMPROXY_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("LLMPROXY_EXAMPLES", "60"))
 
 of_many = settings(
     max_examples=EXAMPLES,
