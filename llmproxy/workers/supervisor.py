@@ -19,10 +19,10 @@ from typing import Any, Final
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ProcessProtocol
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from llmproxy.listeners import Listeners
+from llmproxy.rounds import Rounds
 from llmproxy.workers.handover import EXECUTE, Handover
 from llmproxy.workers.worker import Worker
 
@@ -82,8 +82,7 @@ class Supervisor(Service):
         self._handover = Handover(())
         self._stopped: Deferred[None] | None = None
         self._has_failed = False
-        self._loop = LoopingCall(self._look)
-        self._loop.clock = reactor
+        self._looks = Rounds(self._look, clock=reactor, interval_s=LOOK_INTERVAL_S, log=self._log)
         self.workers = [
             Worker(
                 number,
@@ -124,7 +123,7 @@ class Supervisor(Service):
             address = self._address(worker.number)
             self._ports.append(self._reactor.listenUNIXDatagram(address, worker))
             worker.start()
-        self._loop.start(LOOK_INTERVAL_S, now=False)
+        self._looks.start(LOOK_INTERVAL_S)
 
     def stopService(self) -> Deferred[None]:
         """Have all workers end; the Deferred fires when they have."""
@@ -132,8 +131,7 @@ class Supervisor(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        if self._loop.running:
-            self._loop.stop()
+        await self._looks.stop()
         # What we hold open would take connections that nobody serves any more.
         for listeners in (self._clients, self._metrics):
             if listeners is not None:
@@ -180,12 +178,9 @@ class Supervisor(Service):
     def _metrics_folder(self) -> str:
         return os.path.join(self._folder, "metrics")
 
-    def _look(self) -> None:
-        try:
-            for worker in self.workers:
-                worker.look()
-        except Exception:  # noqa: BLE001 - the outermost edge: the next look comes all the same
-            self._log.failure("looking after the workers failed; it is done again")
+    async def _look(self) -> None:
+        for worker in self.workers:
+            worker.look()
 
     def _changed(self, worker: Worker) -> None:
         if worker.state == "waiting" and worker.status == 1 and not worker.was_ready:
