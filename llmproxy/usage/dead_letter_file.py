@@ -101,9 +101,18 @@ def _open_locked(path: str, flags: int) -> int:
         descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(descriptor)):
+            if _is_at(path, descriptor):
                 return descriptor
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)  # it was renamed meanwhile
+
+
+def _is_at(path: str, descriptor: int) -> bool:
+    """Tell whether an open file is still the one of that name."""
+    try:
+        found = os.stat(path)  # one look: between two the name may go
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(found, os.fstat(descriptor))

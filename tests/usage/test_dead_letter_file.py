@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -83,13 +83,14 @@ def test_many_at_once_while_it_is_taken_away(tmp_path: Path) -> None:
         for n in range(30):
             append(str(path), encode_letter(letter(f"{first}-{n}")))
 
-    threads = [threading.Thread(target=add, args=(first,)) for first in range(3)]
-    for thread in threads:
-        thread.start()
-    for turn in range(20):
-        rename(str(path), str(tmp_path / f"taken.{turn}"))
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(3) as pool:
+        adding = [pool.submit(add, first) for first in range(3)]
+        turn = 0
+        while not all(one.done() for one in adding):
+            rename(str(path), str(tmp_path / f"taken.{turn}"))
+            turn += 1
+    for one in adding:
+        one.result()
     rename(str(path), str(tmp_path / "taken.last"))
     rename(str(path), str(tmp_path / "taken.never"))
     assert not (tmp_path / "taken.never").exists()
