@@ -12,6 +12,11 @@ settings.register_profile("llmproxy", deadline=None)
 settings.load_profile("llmproxy")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests of the whole: with the longest at the end, processes would be idle."""
+    items.sort(key=lambda item: "end_to_end" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """Give a Redis that all tests share; who stops it starts it again."""

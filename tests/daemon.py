@@ -113,7 +113,7 @@ class Daemon:
         """Write its configuration file."""
         self.file.write_text(yaml.safe_dump(dict(config), sort_keys=False))
 
-    def start(self, timeout_s: float = 20.0) -> None:
+    def start(self, timeout_s: float = 60.0) -> None:
         """Start it and wait until it answers."""
         command, handed = self._command, self._handed
         if handed is not None:
@@ -145,7 +145,7 @@ class Daemon:
         assert self.process is not None
         self.process.send_signal(number)
 
-    def reload(self, config: Mapping[str, Any], timeout_s: float = 20.0) -> bool:
+    def reload(self, config: Mapping[str, Any], timeout_s: float = 60.0) -> bool:
         """Have it take over another configuration, as ``kill -HUP`` does; say whether it did."""
         before = len(self._reloads())
         self.write(config)
@@ -163,7 +163,7 @@ class Daemon:
         lines = self.log().splitlines()
         return [line for line in lines if "llmproxy.reload" in line and " force" in line]
 
-    def stop(self, timeout_s: float = 10.0) -> int:
+    def stop(self, timeout_s: float = 30.0) -> int:
         """End it as systemd would; give its exit status."""
         process = self.process
         assert process is not None
@@ -180,7 +180,7 @@ class Daemon:
         """Give all that it has printed."""
         return self._output.read_text(errors="replace") if self._output.exists() else ""
 
-    def wait_for_log(self, text: str, timeout_s: float = 5.0) -> str:
+    def wait_for_log(self, text: str, timeout_s: float = 20.0) -> str:
         """Wait until it has printed something; give the line."""
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:

@@ -18,7 +18,7 @@ DEMO = [{"name": "demo", "url": "demo:"}]
 STREAM_S = 3.0
 
 
-def wait_until(fact: Callable[[], bool], timeout_s: float = 5.0) -> float:
+def wait_until(fact: Callable[[], bool], timeout_s: float = 15.0) -> float:
     """Wait until something is so; gives how long that took.
 
     Raises:
@@ -121,7 +121,7 @@ def test_a_second_daemon_on_the_same_store(tmp_path: Path) -> None:
             began_s = time.monotonic()
             assert one.admin("/admin/keys/update", {"id": key_id, "status": 1}).status == 200
             assert running.result(10).cut
-            assert time.monotonic() - began_s < 1.5
+            assert time.monotonic() - began_s < STREAM_S - 0.5
             assert two.chat(key, "m").status == 403
 
 

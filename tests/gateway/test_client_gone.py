@@ -110,7 +110,7 @@ def test_while_connecting(start: Start) -> None:
         client.close()
         while connections_to(port) > filling and time.monotonic() < left_at + 5:
             time.sleep(0.005)
-        assert time.monotonic() - left_at < 1.0
+        assert time.monotonic() - left_at < 3.0
         daemon.wait_for_log('"client_abort"')
         assert at_rest(daemon)
 

@@ -18,7 +18,7 @@ class ReactorTestCase(TestCase):
 
     timeout = 60
 
-    async def until(self, is_so: Callable[[], bool], what: str = "", timeout_s: float = 5) -> None:
+    async def until(self, is_so: Callable[[], bool], what: str = "", timeout_s: float = 15) -> None:
         """Wait, not for ever, until something is so."""
         end_s = reactor.seconds() + timeout_s
         while not is_so():

@@ -239,7 +239,7 @@ class Contract:
         for _ in range(2):
             began_s = reactor.seconds()
             await self.assertFailure(database.query(self.endless(), ()), StoreUnavailable)
-            assert 0.3 < reactor.seconds() - began_s < 0.8
+            assert 0.3 < reactor.seconds() - began_s < 3
             await self.until(lambda: "0 of 1" in repr(database))
         assert [tuple(row) for row in await database.query("SELECT 1", ())] == [(1,)]
         assert len([line for line in self.logged if "cannot be asked" in line]) == 1
@@ -253,7 +253,7 @@ class Contract:
         database = self.table()
         await database.query("SELECT 1", ())
         await database.stopService()
-        await self.refused(database, 0.1)
+        await self.refused(database, 1)
         database.startService()
         assert [tuple(row) for row in await database.query("SELECT 1", ())] == [(1,)]
 
@@ -301,13 +301,13 @@ class ServerContract(Contract):
 
     async def test_a_server_that_hangs(self) -> None:
         """Questions fail in time; when all connections are stuck, at once; and it recovers."""
-        settings = {**self.settings(), "timeout": Duration(0.5), "pool_size": 2}
+        settings = {**self.settings(), "timeout": Duration(1.0), "pool_size": 2}
         database = self.made(**settings)
         await gatherResults([database.query("SELECT 1", ()) for _ in range(10)])
         self.server.pause()
         try:
             for _ in range(3):
-                await gatherResults([self.refused(database, 0.9) for _ in range(6)])
+                await gatherResults([self.refused(database, 1.9) for _ in range(6)])
             assert threading.active_count() < 20
         finally:
             self.server.resume()
@@ -324,12 +324,12 @@ class ServerContract(Contract):
     async def test_what_accepts_and_says_nothing(self) -> None:
         """It fails in time, and stopping does not wait for it for long."""
         with SilentServer() as server:
-            settings = {**self.settings(), "port": server.port, "timeout": Duration(0.5)}
+            settings = {**self.settings(), "port": server.port, "timeout": Duration(1.0)}
             database = self.made(**{**settings, "pool_size": 2})
-            await gatherResults([self.refused(database, 0.9) for _ in range(6)])
+            await gatherResults([self.refused(database, 1.9) for _ in range(6)])
             began_s = reactor.seconds()
             await database.stopService()
-            assert reactor.seconds() - began_s < 3.5
+            assert reactor.seconds() - began_s < 6
 
     async def test_wrong_passwords(self) -> None:
         """They are refused, and not shown."""

@@ -96,11 +96,11 @@ class PoolTests(DatabaseCase):
     async def test_stuck_threads_take_no_more(self) -> None:
         """When all are stuck, further questions fail at once; when they are free, are asked."""
         database = self.pool()
-        await gatherResults([self.refused(database, 0.3) for _ in range(5)])
+        await gatherResults([self.refused(database, 3) for _ in range(5)])
         assert self.driver.asked == ["SELECT 1", "SELECT 1"]
         assert "2 of 2 connections busy, 2 stuck, 0 questions waiting" in repr(database)
         for _ in range(100):
-            assert "last questions" in await self.refused(database, 0.05)
+            assert "last questions" in await self.refused(database, 1)
         assert not database.is_up
         self.driver.may_answer.set()
         await self.until(lambda: "0 of 2 connections busy, 0 stuck" in repr(database))
@@ -111,7 +111,7 @@ class PoolTests(DatabaseCase):
         """So many may wait, and no more."""
         database = self.pool(timeout=Duration(5))
         asked = [database.query("SELECT 1", ()) for _ in range(202)]
-        assert "too many" in await self.refused(database, 0.05)
+        assert "too many" in await self.refused(database, 1)
         self.driver.may_answer.set()
         await gatherResults(asked)
         assert len(self.driver.asked) == 202
@@ -178,7 +178,7 @@ class PoolTests(DatabaseCase):
         await self.until(lambda: bool(self.driver.asked))
         began_s = reactor.seconds()
         await database.stopService()
-        assert 2.5 < reactor.seconds() - began_s < 4
+        assert 2.5 < reactor.seconds() - began_s < 10
         await failed
         database.startService()
         self.driver.may_answer.set()

@@ -226,7 +226,7 @@ class ScriptTests(RedisTestCase):
 class OutageTests(RedisTestCase):
     """Servers that are not there, or not quite."""
 
-    async def refused(self, redis: RedisConnections, within_s: float = 0.1) -> str:
+    async def refused(self, redis: RedisConnections, within_s: float = 1.0) -> str:
         """Ask, and give the message of the failure, which must come in time."""
         began_s = reactor.seconds()
         failed = await self.assertFailure(redis.call("GET", "a"), StoreUnavailable)
@@ -246,7 +246,7 @@ class OutageTests(RedisTestCase):
             await self.sleep(1.2)
             await self.refused(redis)
             await self.aside(server.start)
-            await self.until(lambda: redis.is_up, timeout_s=1.5)  # noqa: B023
+            await self.until(lambda: redis.is_up, timeout_s=4)  # noqa: B023
             assert await redis.call("GET", "a") == b"1"
             assert self.told() == [
                 "redis primary: cannot be reached: the connection is refused",
@@ -270,13 +270,13 @@ class OutageTests(RedisTestCase):
         redis = await self.up(server.addr, timeout=Duration(0.3))
         await redis.call("SET", "a", "1")
         server.pause()
-        assert "in time" in await self.refused(redis, within_s=0.6)
-        await self.refused(redis, within_s=0.6)
+        assert "in time" in await self.refused(redis, within_s=2)
+        await self.refused(redis, within_s=2)
         await self.until(lambda: not redis.is_up)
-        await self.refused(redis)
+        assert "in time" not in await self.refused(redis), "it was waited for"
         await self.until(lambda: bool(self.told()))
         server.resume()
-        await self.until(lambda: redis.is_up, timeout_s=2)
+        await self.until(lambda: redis.is_up, timeout_s=5)
         assert await redis.call("GET", "a") == b"1"
 
     async def test_what_accepts_and_says_nothing_is_not_up(self) -> None:
@@ -401,7 +401,7 @@ class ServiceTests(RedisTestCase):
         asked = self.assertFailure(redis.call("GET", "a"), StoreUnavailable)
         began_s = reactor.seconds()
         await redis.stopService()
-        assert reactor.seconds() - began_s < 0.8
+        assert reactor.seconds() - began_s < 2
         await asked
 
     async def test_stopping_while_it_connects(self) -> None:
