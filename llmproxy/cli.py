@@ -24,6 +24,7 @@ from llmproxy.config.keys import static_keys
 from llmproxy.config.load import load_file
 from llmproxy.config.model import Config
 from llmproxy.config.model_stores import RateLimit
+from llmproxy.config.model_usage import Usage
 from llmproxy.errors import ConfigError
 
 
@@ -80,6 +81,7 @@ def summary(config: Config) -> Iterator[str]:
     yield f"models: {models or 'as the backends list them'}"
     yield f"authentication: {_sources(config)}"
     yield from _limits(config.rate_limit)
+    yield f"usage: {_reporters(config.usage)}"
     admin = config.admin
     yield f"admin API: {f'listens on {admin.listen}' if admin.enabled else 'off'}"
     if config.opencode.enabled:
@@ -96,6 +98,12 @@ def _sources(config: Config) -> str:
     sources = [*([static] if count else []), *(f"{one.name} ({one.type})" for one in others)]
     all_of = "all of " if config.auth.mode == "all" and len(sources) > 1 else ""
     return all_of + ", ".join(sources)
+
+
+def _reporters(settings: Usage) -> str:
+    """Name who gets the records of usage."""
+    names = ", ".join(f"{one.name} ({one.type})" for one in settings.reporters)
+    return names if settings.enabled and names else "counted, and kept by nobody"
 
 
 def _limits(settings: RateLimit) -> Iterator[str]:

@@ -359,7 +359,7 @@ class UsageRecord:
         id: Stable, unique; not the request id, which a client may choose.
         time: When the request began, seconds since the epoch.
         endpoint: The path that was called.
-        queue_ms: Time before the first attempt.
+        queue_ms: Time to the first attempt, or to the end without one; 0 when refused at the door.
         first_byte_ms: From the request's first byte to the first byte of the answer's body; None
             when there was none.
         duration_ms: From the request's first byte to its end.

@@ -44,9 +44,23 @@ def test_a_good_file_is_summed_up_without_secrets(tmp_path: Path) -> None:
         "  models: a, b",
         "  authentication: static: 2 keys",
         "  limits: none but those of keys (counted in memory)",
+        "  usage: counted, and kept by nobody",
         "  admin API: off",
         f"  digest: {load_file(str(file), environ).digest}",
     ]
+
+
+def test_who_gets_the_records(tmp_path: Path) -> None:
+    """The reporters by name and type; nobody, where usage is off."""
+    reporters = "[{name: local, type: builtin}, {name: log, type: log}]"
+    file = tmp_path / "x.yaml"
+    for settings, said in (
+        (f"reporters: {reporters}", "local (builtin), log (log)"),
+        (f"enabled: false, reporters: {reporters}", "counted, and kept by nobody"),
+    ):
+        file.write_text(GOOD + f"usage: {{{settings}}}\n")
+        lines = check(file, LLMPROXY_TEST_KEY="s3cret-2").stdout.splitlines()
+        assert f"  usage: {said}" in lines
 
 
 def test_how_users_of_opencode_log_in(tmp_path: Path) -> None:
@@ -87,6 +101,7 @@ def test_sources_of_keys_limits_and_the_admin_listener(tmp_path: Path) -> None:
         "  limits of all requests (counted in redis main): max_concurrent 100",
         "  limits of each key (counted in redis main): requests_per_minute 60, burst_size 20",
         "  limits of qwen (counted in redis main): tokens_per_minute 5000",
+        "  usage: counted, and kept by nobody",
         "  admin API: listens on 127.0.0.1:8011",
     ]
 

@@ -351,6 +351,9 @@ class Exchange:
         reading = MeterReading() if self._meter is None else self._meter.reading(outcome == "ok")
         first_s = None if relay is None else relay.first_piece_s
         queued_until_s = tries.first_at_s
+        if queued_until_s is None:
+            # Let in and never tried: it waited to its end. Refused: it did not wait at all.
+            queued_until_s = request.started_s if admitted.grant is None else ended_s
         session, parent = read_session(request.header)
         facts, route = admitted.facts, admitted.route
         served = tries.route or route
@@ -379,7 +382,7 @@ class Exchange:
             parent_session_id=parent,
             first_byte_ms=None if first_s is None else (first_s - request.started_s) * 1000,
             duration_ms=(ended_s - request.started_s) * 1000,
-            queue_ms=0.0 if queued_until_s is None else (queued_until_s - request.started_s) * 1000,
+            queue_ms=(queued_until_s - request.started_s) * 1000,
             attempts=tries.count,
             tried=tuple(tries.failed),
             bytes_in=admitted.body_bytes,

@@ -173,6 +173,7 @@ def test_a_full_queue(start: Start) -> None:
             assert (record["outcome"], record["status"]) == ("rejected", 503)
             assert (record["error_code"], record["attempts"]) == (code, 0)
             assert (record["duration_ms"] >= 5000) == (code == "queue_timeout")
+            assert record["queue_ms"] == record["duration_ms"]
         one_by_one.go()
         assert clients["holds"].answer() == (200, ANSWER)
         assert len(backend.seen) == 1
