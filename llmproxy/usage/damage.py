@@ -21,7 +21,7 @@ class Damage:
         path: The file that they are appended to.
 
     Attributes:
-        records: How many there were since the start.
+        records: How many there were since the start; half records are none of them.
     """
 
     _log = Logger()
@@ -37,11 +37,8 @@ class Damage:
 
     def note(self, segment: int, offset_bytes: int, line: bytes) -> None:
         """Count a damaged line; that of a place that is known is counted no more."""
-        place = (segment, offset_bytes)
-        if place in self._noted:
+        if not self._is_new(segment, offset_bytes):
             return
-        if len(self._noted) < _MAX_NOTED:
-            self._noted.add(place)
         self.records += 1
         if segment not in self._told:
             self._told.add(segment)
@@ -52,12 +49,39 @@ class Damage:
                 offset=offset_bytes,
                 path=self._path,
             )
+        self._keep(line)
+
+    def note_half(self, segment: int, offset_bytes: int, line: bytes) -> None:
+        """Keep aside the half of a record that its process did not live to write.
+
+        Nobody is waiting for it: an answer's end is shown when its whole record is written.
+        """
+        if not self._is_new(segment, offset_bytes):
+            return
+        self._log.warn(
+            "the last record in file {segment} of the spool, at byte {offset}, was cut off by the "
+            "end of its process; what there is of it is kept in {path}",
+            segment=segment,
+            offset=offset_bytes,
+            path=self._path,
+        )
+        self._keep(line)
+
+    def _is_new(self, segment: int, offset_bytes: int) -> bool:
+        place = (segment, offset_bytes)
+        if place in self._noted:
+            return False
+        if len(self._noted) < _MAX_NOTED:
+            self._noted.add(place)
+        return True
+
+    def _keep(self, line: bytes) -> None:
         try:
-            self._keep(line)
+            self._append(line)
         except OSError as error:
             self._log.error("a damaged record cannot be kept: {error}", error=error)
 
-    def _keep(self, line: bytes) -> None:
+    def _append(self, line: bytes) -> None:
         descriptor = os.open(
             self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
         )

@@ -131,7 +131,11 @@ class SegmentReader:
                     elif not has_end:
                         length += _skip_line(file, end_bytes - offset - length)
                 if line is None:
-                    self._damage.note(segment.first, offset, raw[:length])
+                    # With the file's last byte a write may have ended, and its process with it.
+                    is_last = offset + length == segment.size_bytes and len(raw) < LINE_BYTES
+                    is_half = is_last and not has_end and len(raw) == length
+                    note = self._damage.note_half if is_half else self._damage.note
+                    note(segment.first, offset, raw[:length])
                 elif not run.take(line):
                     break
                 offset += length

@@ -34,6 +34,18 @@ def test_it_is_counted_kept_and_told_of_once(tmp_path: Path, logged: Logged) -> 
     assert repr(damage) == "<Damage 3 records>"
 
 
+def test_half_a_record_is_not_counted(tmp_path: Path, logged: Logged) -> None:
+    """It is kept and told of, once."""
+    path = tmp_path / "damaged"
+    damage = Damage(str(path))
+    damage.note_half(3, 10, b"hal")
+    damage.note_half(3, 10, b"hal")
+    assert damage.records == 0
+    assert path.read_bytes() == b"hal\n"
+    (said,) = logged.lines
+    assert "at byte 10, was cut off" in said
+
+
 def test_only_so_much_is_kept(tmp_path: Path, logged: Logged) -> None:
     """All of it is counted."""
     path = tmp_path / "damaged"

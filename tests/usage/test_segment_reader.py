@@ -132,7 +132,7 @@ def test_a_cut_at_any_byte(tmp_path: Path, cut: int) -> None:
     whole += cut in ends
     assert texts(files.read_all()) == [*TEXTS[:whole], "after"]
     is_torn = cut > 0 and CONTENT[cut - 1 : cut] != b"\n" and cut not in ends
-    assert files.damage.records == is_torn
+    assert files.damage.records == 0
     kept = tmp_path / "damaged"
     assert (kept.read_bytes() if kept.exists() else b"") == (
         CONTENT[:cut].splitlines()[-1] + b"\n" if is_torn else b""
@@ -194,6 +194,14 @@ def test_lines_that_are_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert files.damage.records == 2
     kept = (tmp_path / "damaged").read_bytes().splitlines()
     assert [len(one) for one in kept] == [64, 64]
+
+
+def test_half_a_record_in_the_middle_is_damage(tmp_path: Path) -> None:
+    """Only what ends a file was cut off with its process."""
+    whole = line("second")
+    files = Files(tmp_path, line("first") + whole[: len(whole) // 2] + b"\n" + line("third"))
+    assert texts(files.read_all()) == ["first", "third"]
+    assert files.damage.records == 1
 
 
 def test_files_that_somebody_took_away(tmp_path: Path) -> None:

@@ -285,7 +285,7 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
     world.stop()
     assert len(set(found)) == len(found)
     # A kill in the middle of a write leaves half a record, which was not acknowledged either.
-    assert world.slot.damage.records <= KILLS
+    assert world.slot.damage.records == 0
     # One more may have been written in each life, whose acknowledgement was not.
     unacknowledged = [name for name in found if name not in set(acknowledged)]
     assert all(int(n) == last_of[int(k)] + 1 for k, n in (one.split("-") for one in unacknowledged))
