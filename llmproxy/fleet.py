@@ -17,13 +17,14 @@ from twisted.application.service import IService, MultiService
 
 from llmproxy.backends.directory import BackendDirectory
 from llmproxy.backends.identity import make_backend
+from llmproxy.backends.membership import Membership
 from llmproxy.backends.model_lists import ModelLists
 from llmproxy.backends.queue import BackendQueue
 from llmproxy.balancing.strategies import make_strategy
 from llmproxy.config.model import BackendTls, Config
 from llmproxy.errors import ConfigError, Problem
 from llmproxy.health.checker import HealthChecker
-from llmproxy.interfaces import IStrategy, IUpstreamClient
+from llmproxy.interfaces import IStrategy
 from llmproxy.upstream.factory import BackendClients
 from llmproxy.values import Backend
 from llmproxy.vitals.breaker import BreakerSettings
@@ -51,18 +52,21 @@ class BackendSet:
     strategy: IStrategy
 
     @property
-    def reached(self) -> Sequence[tuple[Backend, IUpstreamClient]]:
-        """Each with the client that requests reach it by."""
-        return [(one, self.clients[one.name].gateway) for one in self.identities]
-
-    @property
-    def breaker(self) -> BreakerSettings:
-        """When their breakers open, and for how long."""
-        settings = self.config.routing.breaker
-        return BreakerSettings(
-            failures=settings.failures,
-            window_s=settings.window,
-            open_for_s=settings.open_for,
+    def members(self) -> Membership:
+        """What is to be known of them to choose one."""
+        config, routing = self.config, self.config.routing
+        return Membership(
+            backends=[(one, self.clients[one.name].gateway) for one in self.identities],
+            strategy=self.strategy,
+            breaker=BreakerSettings(
+                failures=routing.breaker.failures,
+                window_s=routing.breaker.window,
+                open_for_s=routing.breaker.open_for,
+            ),
+            max_ejected_percent=routing.breaker.max_ejected,
+            slow_start_s=routing.slow_start,
+            models=config.models,
+            fallback=routing.fallback,
         )
 
     def has(self, identity: Backend, tls: BackendTls) -> bool:
@@ -110,16 +114,7 @@ class Fleet(MultiService):
         self.backends = backends = self.prepare(config)
         self._queue = BackendQueue(routing.queue.max_waiting, routing.queue.max_wait, reactor)
         self.directory = BackendDirectory(
-            backends.reached,
-            strategy,
-            clock=reactor,
-            breaker=backends.breaker,
-            max_ejected_percent=routing.breaker.max_ejected,
-            slow_start_s=routing.slow_start,
-            queue=self._queue,
-            models=config.models,
-            fallback=routing.fallback,
-            created=int(time.time()),
+            backends.members, clock=reactor, queue=self._queue, created=int(time.time())
         )
         self._ask(backends)
 
@@ -165,15 +160,7 @@ class Fleet(MultiService):
         before, self.backends = self.backends, backends
         routing = backends.config.routing
         self._queue.hold_to(routing.queue.max_waiting, routing.queue.max_wait)
-        self.directory.replace(
-            backends.reached,
-            backends.strategy,
-            breaker=backends.breaker,
-            max_ejected_percent=routing.breaker.max_ejected,
-            slow_start_s=routing.slow_start,
-            models=backends.config.models,
-            fallback=routing.fallback,
-        )
+        self.directory.replace(backends.members)
         for name, clients in before.clients.items():
             if backends.clients.get(name) is not clients:
                 clients.pool.close()

@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from llmproxy.backends.lease import Lease
+from llmproxy.backends.membership import Membership
 from llmproxy.backends.models import (
     ConfiguredModels,
     ListedModel,
@@ -25,7 +26,6 @@ from llmproxy.backends.models import (
 from llmproxy.backends.pool import choosable, leads_to, pool_of, rested
 from llmproxy.backends.queue import BackendQueue
 from llmproxy.backends.state import BackendState, Health
-from llmproxy.config.model import Model
 from llmproxy.errors import BackendsFull, ModelNotAllowed, ModelNotFound, NoBackend
 from llmproxy.interfaces import (
     IBackendActivity,
@@ -35,11 +35,9 @@ from llmproxy.interfaces import (
     IHealthSink,
     IModelCatalog,
     IRouter,
-    IStrategy,
-    IUpstreamClient,
 )
 from llmproxy.values import Backend, BackendStatus, ModelCard, ModelRoute, Principal
-from llmproxy.vitals.breaker import Breaker, BreakerSettings
+from llmproxy.vitals.breaker import Breaker
 from llmproxy.vitals.slow_start import SlowStart
 
 _MAX_ROUTES = 1000
@@ -55,31 +53,14 @@ class BackendDirectory:
     """All backends of one configuration, with their state.
 
     Args:
-        backends: Each with its client, in the configuration's order; names are unique.
-        strategy: Chooses among those that could take a request.
+        members: What the configuration says of them.
         clock: Of breakers, slow starts and latencies.
-        breaker: When breakers open, and for how long.
-        max_ejected_percent: Most of those that could take a request that breakers may leave out.
-        slow_start_s: How long a backend that is back starts slowly; 0: it does not.
         queue: Where requests wait for backends that are full.
-        models: The section ``models``; empty: clients see what the backends serve.
-        fallback: Ids of models to try for every model, after its own.
         created: The time that model cards show, seconds since the epoch.
     """
 
     def __init__(
-        self,
-        backends: Sequence[tuple[Backend, IUpstreamClient]],
-        strategy: IStrategy,
-        *,
-        clock: IReactorTime,
-        breaker: BreakerSettings,
-        max_ejected_percent: float,
-        slow_start_s: float,
-        queue: BackendQueue,
-        models: Sequence[Model] = (),
-        fallback: Sequence[str] = (),
-        created: int = 0,
+        self, members: Membership, *, clock: IReactorTime, queue: BackendQueue, created: int = 0
     ) -> None:
         self._states: dict[str, BackendState] = {}
         self._clock = clock
@@ -87,20 +68,10 @@ class BackendDirectory:
         self._created = created
         # What `route` found, until a backend lists other models: clients ask for few names.
         self._routes: dict[str, ModelRoute] = {}
-        self._put(backends, strategy, breaker, max_ejected_percent, slow_start_s, models, fallback)
+        self._put(members)
 
-    def replace(
-        self,
-        backends: Sequence[tuple[Backend, IUpstreamClient]],
-        strategy: IStrategy,
-        *,
-        breaker: BreakerSettings,
-        max_ejected_percent: float,
-        slow_start_s: float,
-        models: Sequence[Model],
-        fallback: Sequence[str],
-    ) -> None:
-        """Go on with another configuration; each argument is as the constructor's.
+    def replace(self, members: Membership) -> None:
+        """Go on with another configuration.
 
         The state of a backend is that of the backend with the same URL before; where several have
         that URL, that of the one with the same name as well, if there is one. What is new starts
@@ -108,27 +79,20 @@ class BackendDirectory:
         there is room now, or nobody left to wait for.
         """
         before = set(self._states.values())
-        self._put(backends, strategy, breaker, max_ejected_percent, slow_start_s, models, fallback)
+        self._put(members)
         now_s = self._clock.seconds()
         for state in self._states.values():
             if state not in before:
                 state.start_slowly(now_s)
         self._look()
 
-    def _put(
-        self,
-        backends: Sequence[tuple[Backend, IUpstreamClient]],
-        strategy: IStrategy,
-        breaker: BreakerSettings,
-        max_ejected_percent: float,
-        slow_start_s: float,
-        models: Sequence[Model],
-        fallback: Sequence[str],
-    ) -> None:
-        kept = _kept(list(self._states.values()), [identity for identity, _ in backends])
-        self._capped = any(identity.max_concurrent for identity, _ in backends)
+    def _put(self, members: Membership) -> None:
+        breaker, slow_start_s = members.breaker, members.slow_start_s
+        identities = [identity for identity, _ in members.backends]
+        kept = _kept(list(self._states.values()), identities)
+        self._capped = any(identity.max_concurrent for identity in identities)
         self._states = {}
-        for identity, client in backends:
+        for identity, client in members.backends:
             state = kept.get(identity.name)
             if state is None:
                 state = BackendState(identity, client, Breaker(breaker), SlowStart(slow_start_s))
@@ -136,10 +100,10 @@ class BackendDirectory:
                 state.become(identity, client, breaker, slow_start_s)
             state.on_room = self._look if self._capped else None
             self._states[identity.name] = state
-        self._strategy = strategy
-        self._max_ejected_percent = max_ejected_percent
-        self._fallback = tuple(fallback)
-        self._models = ConfiguredModels(models, self._created, fallback)
+        self._strategy = members.strategy
+        self._max_ejected_percent = members.max_ejected_percent
+        self._fallback = tuple(members.fallback)
+        self._models = ConfiguredModels(members.models, self._created, members.fallback)
         self._routes.clear()
 
     def __repr__(self) -> str:

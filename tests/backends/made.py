@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from llmproxy.backends.directory import BackendDirectory
+from llmproxy.backends.membership import Membership
 from llmproxy.backends.queue import BackendQueue
 from llmproxy.backends.state import BackendState
 from llmproxy.balancing.round_robin import RoundRobin
@@ -79,15 +80,17 @@ def make_directory(
 ) -> BackendDirectory:
     """Make a directory that goes round, of backends like those of `make_state`."""
     return BackendDirectory(
-        [(one, Client()) for one in backends],
-        strategy or RoundRobin(),
+        Membership(
+            backends=[(one, Client()) for one in backends],
+            strategy=strategy or RoundRobin(),
+            breaker=BREAKER,
+            max_ejected_percent=max_ejected_percent,
+            slow_start_s=SLOW_START_S,
+            models=models,
+            fallback=fallback,
+        ),
         clock=clock,
-        breaker=BREAKER,
-        max_ejected_percent=max_ejected_percent,
-        slow_start_s=SLOW_START_S,
         queue=BackendQueue(max_waiting, max_wait_s, clock),
-        models=models,
-        fallback=fallback,
         created=7,
     )
 

@@ -14,6 +14,7 @@ from zope.interface.verify import verifyObject
 
 from llmproxy.backends.directory import BackendDirectory
 from llmproxy.backends.lease import LONGEST_REST_S, LeaseReleasedTwice
+from llmproxy.backends.membership import Membership
 from llmproxy.backends.models import ListedModel
 from llmproxy.balancing.round_robin import RoundRobin
 from llmproxy.config.model import Model
@@ -603,13 +604,14 @@ def replace(
 ) -> None:
     """Have a directory go on with these backends and new clients."""
     there.replace(
-        [(one, Client()) for one in backends],
-        RoundRobin(),
-        breaker=breaker,
-        max_ejected_percent=50.0,
-        slow_start_s=slow_start_s,
-        models=models,
-        fallback=(),
+        Membership(
+            backends=[(one, Client()) for one in backends],
+            strategy=RoundRobin(),
+            breaker=breaker,
+            max_ejected_percent=50.0,
+            slow_start_s=slow_start_s,
+            models=models,
+        )
     )
 
 
@@ -694,13 +696,13 @@ def test_weights_and_slow_starts() -> None:
 
     def choose(*backends: Backend, slow_start_s: float) -> dict[str, float]:
         there.replace(
-            [(one, Client()) for one in backends],
-            Weights(),
-            breaker=BREAKER,
-            max_ejected_percent=50.0,
-            slow_start_s=slow_start_s,
-            models=(),
-            fallback=(),
+            Membership(
+                backends=[(one, Client()) for one in backends],
+                strategy=Weights(),
+                breaker=BREAKER,
+                max_ejected_percent=50.0,
+                slow_start_s=slow_start_s,
+            )
         )
         take(there)
         return seen[-1]
