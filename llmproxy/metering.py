@@ -22,6 +22,7 @@ from llmproxy.backends.bounded_body import read_bounded
 from llmproxy.backends.reasons import reason_of
 from llmproxy.config.checks_usage import webhook_key
 from llmproxy.config.model_usage import Reporter, Usage
+from llmproxy.deliveries import ReceiverStatus, SpoolStatus
 from llmproxy.interfaces import IDatabase, IMetering, IRecordStore, IUsageSink
 from llmproxy.usage.adoption import Adoption
 from llmproxy.usage.dead_letters import DeadLetters
@@ -36,7 +37,6 @@ from llmproxy.usage.slot_deliveries import SlotDeliveries
 from llmproxy.usage.sources import BatchSource
 from llmproxy.usage.spool import Spool
 from llmproxy.usage.webhook_sink import WebhookSink
-from llmproxy.values import ReceiverStatus, SpoolStatus
 
 LOCAL_MAX_BACKOFF_S: Final = 60.0
 """Longest wait between two tries where the receiver is a store or a log of the operator's own."""

@@ -19,6 +19,7 @@ from twisted.internet.threads import deferToThreadPool
 
 from llmproxy import __version__
 from llmproxy.config.model import Config
+from llmproxy.deliveries import ReporterType
 from llmproxy.errors import GatewayError
 from llmproxy.interfaces import IAlerts, IBackendStatuses, IMetering, IReporter
 from llmproxy.limits.memory_limiter import MemoryLimiter
@@ -34,7 +35,7 @@ from llmproxy.rights import Rights
 from llmproxy.site import EdgeSite
 from llmproxy.tls.contexts import Certificate
 from llmproxy.upstream.pool import ConnectionPool
-from llmproxy.values import AlertKind, ConfigStatus, ReporterType
+from llmproxy.values import AlertKind, ConfigStatus
 
 if TYPE_CHECKING:
     from llmproxy.metrics.recorder import Recorder

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "llmproxy"
 FLOORS: dict[str, int] = {
     "errors": 0,
     "values": 0,
+    "deliveries": 0,
     "entitlements": 0,
     "key_records": 0,
     "wire": 0,

@@ -10,16 +10,8 @@ from zope.interface import Attribute, Interface
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
-    from llmproxy.values import (
-        Batch,
-        DeadLetter,
-        ReceiverStatus,
-        SpoolStatus,
-        StreamAlert,
-        UsageFilter,
-        UsageRecord,
-        UsageTotal,
-    )
+    from llmproxy.deliveries import Batch, DeadLetter, ReceiverStatus, SpoolStatus
+    from llmproxy.values import StreamAlert, UsageFilter, UsageRecord, UsageTotal
 
 
 class IReporter(Interface):

@@ -7,7 +7,7 @@ from typing import Final
 
 from twisted.logger import Logger
 
-from llmproxy.values import Batch
+from llmproxy.deliveries import Batch
 from llmproxy.wire.usage_record import UsageRecordJson, decode_record
 
 _log: Final = Logger()

@@ -8,10 +8,10 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from llmproxy.deliveries import Batch
 from llmproxy.errors import DeliveryFailed, StoreUnavailable
 from llmproxy.interfaces import IRecordStore, IUsageSink
 from llmproxy.usage.batches import records_of
-from llmproxy.values import Batch
 
 
 @implementer(IUsageSink)

@@ -11,11 +11,11 @@ from typing import cast
 import attrs
 from twisted.logger import Logger
 
+from llmproxy.deliveries import Batch, EventKind
 from llmproxy.usage.cursor_file import Begun, CursorDamaged, CursorFile, Place
 from llmproxy.usage.segments import Position
 from llmproxy.usage.slot import Slot
 from llmproxy.usage.sources import Pending
-from llmproxy.values import Batch, EventKind
 
 
 class Cursor:

@@ -14,11 +14,11 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from llmproxy.deliveries import Batch
 from llmproxy.errors import DeliveryFailed, StoreUnavailable, ValueRefused
 from llmproxy.interfaces import IDatabase, IUsageSink
 from llmproxy.usage.batches import records_of
 from llmproxy.usage.record_table import COLUMNS, OURS, RecordTable, in_ascii
-from llmproxy.values import Batch
 
 LARGEST_WRITE_BYTES: Final = 4 * 1024 * 1024
 """In one transaction, by the records' JSON: with requests' bodies, a batch may be far larger."""

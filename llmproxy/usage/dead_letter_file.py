@@ -13,7 +13,7 @@ from typing import BinaryIO, Final, cast
 
 import msgspec
 
-from llmproxy.values import Batch, DeadLetter, EventKind
+from llmproxy.deliveries import Batch, DeadLetter, EventKind
 from llmproxy.wire.spool_line import decode_line, encode_line
 
 _LINE_BYTES: Final = 16 << 20

@@ -13,10 +13,10 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from llmproxy.deliveries import DeadLetter
 from llmproxy.errors import ResendRefused
 from llmproxy.usage.dead_letter_file import append, encode_letter, read_letters, rename
 from llmproxy.usage.sources import Pending
-from llmproxy.values import DeadLetter
 
 _DEAD: Final = ".dead"
 _DIGITS: Final = 16

@@ -17,12 +17,12 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from llmproxy.deliveries import DeadLetter
 from llmproxy.errors import DeliveryFailed, ReceiverGone
 from llmproxy.rounds import Rounds
 from llmproxy.usage.dead_letters import DeadLetters
 from llmproxy.usage.receiver import Receiver
 from llmproxy.usage.sources import BatchSource, Pending
-from llmproxy.values import DeadLetter
 from llmproxy.wire.backoff import Backoff
 
 ROUND_S: Final = 0.25

@@ -6,8 +6,8 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from llmproxy.deliveries import Batch
 from llmproxy.interfaces import IUsageSink
-from llmproxy.values import Batch
 
 
 @implementer(IUsageSink)

@@ -6,8 +6,8 @@ import attrs
 from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
+from llmproxy.deliveries import ReporterType
 from llmproxy.interfaces import IUsageSink
-from llmproxy.values import ReporterType
 
 
 @attrs.frozen

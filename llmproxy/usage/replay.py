@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
+from llmproxy.deliveries import Batch, EventKind
 from llmproxy.usage.segments import Position
 from llmproxy.usage.slot import Slot
 from llmproxy.usage.sources import Pending
-from llmproxy.values import Batch, EventKind
 from llmproxy.wire.spool_line import SpoolLine
 
 

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from llmproxy.deliveries import DeadLetter
 from llmproxy.errors import ResendRefused
 from llmproxy.interfaces import IResending
 from llmproxy.usage.dead_letters import DeadLetters
@@ -18,7 +19,6 @@ from llmproxy.usage.receiver import Receiver
 from llmproxy.usage.replay import Replay
 from llmproxy.usage.slot_deliveries import SlotDeliveries
 from llmproxy.usage.sources import BatchSource
-from llmproxy.values import DeadLetter
 
 
 class MakeDelivery(Protocol):

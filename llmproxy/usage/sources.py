@@ -9,7 +9,7 @@ from typing import Protocol
 
 import attrs
 
-from llmproxy.values import Batch
+from llmproxy.deliveries import Batch
 
 
 @attrs.define

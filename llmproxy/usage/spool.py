@@ -20,13 +20,14 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from llmproxy.config.model_usage import Usage
+from llmproxy.deliveries import EventKind
 from llmproxy.interfaces import IAlerts, IReporter
 from llmproxy.rounds import Rounds
 from llmproxy.usage.retention import Retention
 from llmproxy.usage.segment_writer import SegmentWriter
 from llmproxy.usage.slot import Slot
 from llmproxy.usage.spool_sync import SpoolSync
-from llmproxy.values import EventKind, StreamAlert, UsageRecord
+from llmproxy.values import StreamAlert, UsageRecord
 from llmproxy.wire.spool_line import encode_line
 from llmproxy.wire.usage_record import encode_alert, encode_record
 

@@ -20,9 +20,9 @@ from twisted.web.iweb import IAgent, IResponse
 from zope.interface import implementer
 
 from llmproxy import __version__
+from llmproxy.deliveries import Batch
 from llmproxy.errors import DeliveryFailed, ReceiverGone
 from llmproxy.interfaces import IUsageSink
-from llmproxy.values import Batch
 from llmproxy.wire.webhook_message import WebhookFormat, messages, sign
 
 LIMIT_BYTES: Final = 64 * 1024

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 import attrs
 from msgspec import Meta, Struct
 
+from llmproxy.deliveries import DeadLetter, EventKind, ReceiverStatus, ReporterState, SpoolStatus
 from llmproxy.errors import InvalidBody
-from llmproxy.values import DeadLetter, EventKind, ReceiverStatus, ReporterState, SpoolStatus
 from llmproxy.wire.admin import Count, Request
 from llmproxy.wire.admin_keys import Flag
 from llmproxy.wire.admin_sessions import Moment

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from llmproxy.values import Batch
+from llmproxy.deliveries import Batch
 from llmproxy.wire.usage_record import decode_record
 
 WebhookFormat = Literal["batch", "single"]

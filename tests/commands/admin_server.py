@@ -17,9 +17,9 @@ from typing import Any
 import attrs
 import msgspec
 
+from llmproxy.deliveries import SpoolStatus
 from llmproxy.errors import GatewayError
 from llmproxy.key_records import KeyRecord, StoredKey
-from llmproxy.values import SpoolStatus
 from llmproxy.wire import (
     admin,
     admin_keys,

@@ -202,6 +202,14 @@ def wait_for_files(daemon: Daemon, least: int, most: int, timeout_s: float) -> i
     return now
 
 
+def lines_with(daemon: Daemon, text: str, wanted: int) -> int:
+    """Wait until the daemon has written something so often, if it does; give how often it has."""
+    end = time.monotonic() + 10
+    while (now := daemon.log().count(text)) < wanted and time.monotonic() < end:
+        time.sleep(0.1)
+    return now
+
+
 def most_memory_bytes(daemon: Daemon) -> int:
     """Give the most memory that was ever resident in the daemon."""
     assert daemon.process is not None
@@ -246,7 +254,7 @@ def attack_until_cut_off(
         # Its own probes, requests that are whole, were answered in every second.
         assert all(row["Service Available"] for row in rows)
         assert rows[-1]["Seconds"] <= 3 * DEADLINE_S
-    assert daemon.log().count('"status":408,') >= connections
+    assert lines_with(daemon, '"status":408,', connections) >= connections
 
 
 def test_slow_heads(daemon: Daemon, tmp_path: Path, connections: int) -> None:
@@ -278,10 +286,7 @@ def test_slow_readers(daemon: Daemon, tmp_path: Path, connections: int) -> None:
         wait_for_files(daemon, before + connections * 9 // 10, before + 2 * connections, 9)
         # They read so slowly that they do not notice: only the daemon knows that they are gone.
         wait_for_files(daemon, 0, before + OTHERS, timeout_s=20)
-        end = time.monotonic() + 5
-        while daemon.log().count(STALLED) < STALLING and time.monotonic() < end:
-            time.sleep(0.1)
-        assert daemon.log().count(STALLED) == STALLING
+        assert lines_with(daemon, STALLED, STALLING) == STALLING
         rows = attacker.rows()
         assert max(row["Connected"] for row in rows) == connections
         assert all(row["Service Available"] for row in rows)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from llmproxy.config.setting import Duration
+from llmproxy.deliveries import Batch
 from llmproxy.errors import DeliveryFailed
-from llmproxy.values import Batch
 from tests.usage.rig import FakeSink, Numbers, World, clock_of_tests, ids_of, record
 from tests.usage.test_segment_writer import Disk
 

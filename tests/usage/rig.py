@@ -14,6 +14,7 @@ from zope.interface import implementer
 
 from llmproxy.config.model_usage import Usage
 from llmproxy.config.setting import Duration, Size
+from llmproxy.deliveries import Batch
 from llmproxy.interfaces import IUsageSink
 from llmproxy.usage.cursor import Cursor
 from llmproxy.usage.dead_letters import DeadLetters
@@ -21,7 +22,7 @@ from llmproxy.usage.delivery import Delivery
 from llmproxy.usage.receiver import DeliveryPolicy, Receiver
 from llmproxy.usage.slot import Slot, take_slot
 from llmproxy.usage.spool import Spool
-from llmproxy.values import Batch, StreamAlert, UsageRecord
+from llmproxy.values import StreamAlert, UsageRecord
 from llmproxy.values import Usage as Tokens
 
 START_S = 1_800_000_000.0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from llmproxy.values import Batch, TriedBackend, Usage, UsageRecord
+from llmproxy.deliveries import Batch
+from llmproxy.values import TriedBackend, Usage, UsageRecord
 from llmproxy.wire.usage_record import UsageRecordJson, decode_record, encode_record
 
 START_S = 1_790_000_000.0

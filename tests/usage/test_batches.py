@@ -6,8 +6,8 @@ import pytest
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from zope.interface import provider
 
+from llmproxy.deliveries import Batch
 from llmproxy.usage.batches import records_of
-from llmproxy.values import Batch
 from llmproxy.wire.usage_record import encode_record
 from tests.usage.samples import as_json, record
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from zope.interface.verify import verifyObject
 
+from llmproxy.deliveries import Batch
 from llmproxy.errors import DeliveryFailed
 from llmproxy.interfaces import IUsageSink
 from llmproxy.stores.usage_records import SqliteRecords
 from llmproxy.usage.builtin_sink import BuiltinSink
-from llmproxy.values import Batch, RecordFilter, SessionFilter
+from llmproxy.values import RecordFilter, SessionFilter
 from tests.stores.reactor_case import reactor
 from tests.stores.sqlite_case import SqliteTestCase
 from tests.usage.samples import START_S, batch, record

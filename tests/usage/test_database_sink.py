@@ -13,12 +13,12 @@ from twisted.internet.defer import Deferred, gatherResults
 from zope.interface.verify import verifyObject
 
 from llmproxy.config.setting import Duration
+from llmproxy.deliveries import Batch
 from llmproxy.errors import DeliveryFailed
 from llmproxy.interfaces import IUsageSink
 from llmproxy.stores.databases import SqlDatabase
 from llmproxy.usage.database_sink import LARGEST_WRITE_BYTES, DatabaseSink
 from llmproxy.usage.record_table import COLUMNS
-from llmproxy.values import Batch
 from tests.services import DATABASE, MariaServer, PostgresServer
 from tests.stores.sql_contract import DatabaseCase, ServerContract
 from tests.usage.samples import batch, record

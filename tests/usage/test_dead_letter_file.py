@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from llmproxy.deliveries import Batch, DeadLetter
 from llmproxy.usage.dead_letter_file import append, encode_letter, read_letters, rename
-from llmproxy.values import Batch, DeadLetter
 from llmproxy.wire.spool_line import encode_line
 from tests.usage.rig import START_S
 

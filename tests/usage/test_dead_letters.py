@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from twisted.internet.defer import maybeDeferred
 
+from llmproxy.deliveries import DeadLetter
 from llmproxy.errors import ResendRefused
 from llmproxy.usage.dead_letters import DeadLetters, Resending
-from llmproxy.values import DeadLetter
 from tests.stores.logged import Logged
 from tests.usage.rig import START_S, Numbers
 from tests.usage.test_dead_letter_file import letter

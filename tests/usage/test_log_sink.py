@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from llmproxy.deliveries import Batch
 from llmproxy.usage.log_sink import LogSink
-from llmproxy.values import Batch
 from llmproxy.wire.usage_record import encode_record
 from tests.stores.logged import Logged
 from tests.usage.rig import record

@@ -9,10 +9,10 @@ from typing import Any
 import attrs
 import pytest
 
+from llmproxy.deliveries import DeadLetter
 from llmproxy.errors import DeliveryFailed, ReceiverGone, ResendRefused
 from llmproxy.usage.resends import Resends
 from llmproxy.usage.slot_deliveries import SlotDeliveries
-from llmproxy.values import DeadLetter
 from tests.usage.rig import POLICY, World, ids_of, record
 
 

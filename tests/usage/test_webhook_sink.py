@@ -16,9 +16,9 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from llmproxy.backends.bounded_body import read_bounded
 from llmproxy.backends.reasons import reason_of
+from llmproxy.deliveries import Batch
 from llmproxy.errors import DeliveryFailed, ReceiverGone
 from llmproxy.usage.webhook_sink import WebhookSink
-from llmproxy.values import Batch
 from llmproxy.wire.usage_record import encode_alert, encode_record
 from tests.stores.reactor_case import ReactorTestCase, reactor
 from tests.usage.rig import alert, record

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from llmproxy.values import Batch
+from llmproxy.deliveries import Batch
 from llmproxy.wire.usage_record import encode_alert, encode_record
 from llmproxy.wire.webhook_message import messages, sign
 from tests.usage.rig import alert, record

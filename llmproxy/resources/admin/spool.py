@@ -7,12 +7,12 @@ from typing import Final
 
 import attrs
 
+from llmproxy.deliveries import DeadLetter, ReceiverStatus, SpoolStatus
 from llmproxy.errors import ResendRefused
 from llmproxy.interfaces import IMetering, IResending
 from llmproxy.resources.admin import operations
 from llmproxy.resources.admin.envelope import Refusal
 from llmproxy.resources.admin.operations import Done, Note, Operation, Run
-from llmproxy.values import DeadLetter, ReceiverStatus, SpoolStatus
 from llmproxy.wire.admin_spool import (
     AskDeadLetters,
     DeadLetterList,

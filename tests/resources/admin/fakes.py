@@ -10,6 +10,7 @@ import attrs
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
+from llmproxy.deliveries import DeadLetter, ReceiverStatus, SpoolStatus
 from llmproxy.entitlements import Quota, Standing
 from llmproxy.errors import KeyExists, LLMProxyError, ResendRefused, StoreUnavailable
 from llmproxy.interfaces import (
@@ -26,14 +27,11 @@ from llmproxy.interfaces import (
 from llmproxy.key_records import KeyDraft, KeyFilter, KeyRecord, StoredKey, SyncCounts
 from llmproxy.values import (
     BackendStatus,
-    DeadLetter,
     Demand,
     Principal,
-    ReceiverStatus,
     RecordFilter,
     SessionFilter,
     SessionTotal,
-    SpoolStatus,
     UsageFilter,
     UsageTotal,
 )

@@ -8,9 +8,9 @@ import attrs
 import pytest
 from zope.interface.verify import verifyObject
 
+from llmproxy.deliveries import Batch, DeadLetter, ReceiverStatus, SpoolStatus
 from llmproxy.interfaces import IMetering, IResending
 from llmproxy.resources.admin.spool import MOST_LETTERS
-from llmproxy.values import Batch, DeadLetter, ReceiverStatus, SpoolStatus
 from tests.resources.admin.tree import AdminTree
 
 STATUS = "/admin/spool/status"
