@@ -137,6 +137,12 @@ class Metering(MultiService):
         await self.spool.stopService()
         self._slot.close()
 
+    def hurry(self) -> None:
+        """Deliver nothing more; what is left is delivered after the next start."""
+        for part in self._parts:
+            for delivery in part.deliveries.values():
+                delivery.hurry()
+
     @property
     def _parts(self) -> list[SlotDeliveries]:
         """What is delivered from: this process's part of the spool, and adopted ones."""

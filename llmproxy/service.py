@@ -178,8 +178,10 @@ class Gateway(MultiService):
         return self.lifecycle.longest_s
 
     def hurry(self) -> None:
-        """Wait no longer for what runs."""
+        """Wait no longer, neither for what runs nor for receivers of usage."""
         self.lifecycle.hurry()
+        if self.metering is not None:
+            self.metering.hurry()
 
     def setServiceParent(self, parent: Any) -> None:
         """Join the application, and give it our log observer instead of twistd's own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from glob import escape, glob
 from itertools import islice
 from typing import Any, BinaryIO, Final
@@ -172,8 +173,8 @@ class Resending:
 def _oldest(paths: Sequence[str], limit: int) -> Sequence[DeadLetter]:
     found: list[DeadLetter] = []
     for path in paths:
-        if os.path.exists(path):
-            with open(path, "rb") as file:
-                letters = read_letters(file, lambda _: None)  # who sends them tells of damage
-                found.extend(islice(letters, limit - len(found)))
+        # Any of them may not be there, or be taken away just now.
+        with suppress(FileNotFoundError), open(path, "rb") as file:
+            letters = read_letters(file, lambda _: None)  # who sends them tells of damage
+            found.extend(islice(letters, limit - len(found)))
     return found

@@ -93,6 +93,8 @@ class Delivery(Service):
         self._pause: Deferred[None] | None = None
         self._is_ending = False
         self._has_tried_last = False
+        self._last: Deferred[None] | None = None
+        self._is_hurried = False
         self.delivered_records = 0
         self.state: Literal["idle", "delivering", "waiting"] = "idle"
 
@@ -114,17 +116,24 @@ class Delivery(Service):
         if self._ended is None:
             if self._pause is not None:
                 self._pause.callback(None)
-            last = Deferred.fromCoroutine(self._run())
-            last.addTimeout(FLUSH_S, self._clock)
-            await last.addErrback(self._not_flushed)
+            if not self._is_hurried:
+                self._last = last = Deferred.fromCoroutine(self._run())
+                last.addTimeout(FLUSH_S, self._clock)
+                await last.addErrback(self._not_flushed)
         await self._rounds.stop()
         self.source.close()
+
+    def hurry(self) -> None:
+        """Do without the last try, or with no more of it."""
+        self._is_hurried = True
+        if self._last is not None:
+            self._last.cancel()
 
     def _not_flushed(self, failure: Failure) -> None:
         self._log.warn(
             "reporter {name} does not have everything; it is sent after the next start ({error})",
             name=self._receiver.name,
-            error=failure.value,
+            error="it was broken off" if self._is_hurried else failure.value,
         )
 
     async def _run(self) -> None:

@@ -12,6 +12,7 @@ from io import BytesIO
 from typing import Any, Final, NoReturn
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.client import FileBodyProducer
@@ -150,9 +151,19 @@ class WebhookSink:
         return max(0.0, date.timestamp() - self._now())
 
     def _failed(self, failure: Failure) -> Any:
-        if failure.check(CancelledError, DeliveryFailed):
+        if failure.check(DeliveryFailed):
             return failure
+        if _is_cancelled(failure):
+            raise CancelledError
         raise DeliveryFailed(self._reason_of(failure)) from None
+
+
+def _is_cancelled(failure: Failure) -> bool:
+    """Say whether a request failed because it was cancelled, whatever it was doing."""
+    error = failure.value
+    while inner := getattr(error, "reasons", None):  # twisted.web's wrappers
+        error = inner[0].value
+    return isinstance(error, CancelledError | ConnectingCancelledError)
 
 
 def _too_slow(_result: Any, timeout_s: float) -> NoReturn:

@@ -110,6 +110,31 @@ def test_a_second_signal_cuts_the_delay_short_too(tmp_path: Path, stack: ExitSta
     assert "1 requests still run and are cut" in ending.daemon.log()
 
 
+def test_a_second_signal_does_without_the_last_delivery(tmp_path: Path, stack: ExitStack) -> None:
+    """A receiver that says nothing gets the record after the next start."""
+    receiver = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    webhook = {"url": f"http://127.0.0.1:{receiver.getsockname()[1]}", "batch_interval": "1h"}
+    config = gateway_config(
+        free_port(),
+        [{"name": "b0", "url": f"http://127.0.0.1:{free_port()}", "models": ["*"]}],
+        usage={
+            "spool_dir": str(tmp_path / "spool"),
+            "reporters": [{"name": "billing", "type": "webhook", "webhook": webhook}],
+        },
+    )
+    daemon = stack.enter_context(Daemon(tmp_path, config))
+    client = stack.enter_context(RawClient(daemon.port, 30))
+    assert client.post(chat_body()).answer()[0] == 502
+    daemon.signal(signal.SIGTERM)
+    receiver.settimeout(30)
+    stack.enter_context(receiver.accept()[0])  # the last try has begun
+    daemon.signal(signal.SIGTERM)
+    assert daemon.process is not None
+    assert daemon.process.wait(60) == 0
+    assert "billing does not have everything" in daemon.log()
+    assert "(it was broken off)" in daemon.log()
+
+
 def test_no_reload_while_it_ends(tmp_path: Path, stack: ExitStack) -> None:
     """SIGHUP changes nothing then; the stream comes to its end."""
     ending = Ending(tmp_path, stack)

@@ -316,6 +316,29 @@ def test_stopping_does_not_wait_for_ever(tmp_path: Path) -> None:
     world.slot.close()
 
 
+@pytest.mark.parametrize("already_ends", [False, True])
+def test_stopping_in_a_hurry(tmp_path: Path, already_ends: bool) -> None:
+    """There is no last try, or it is broken off; what is left comes after the next start."""
+    world = started(tmp_path)
+    world.sink.holds = True
+    report(world, 100)
+    world.pump(1)
+    for held in world.sink.held:
+        held.addErrback(lambda failure: failure.trap(CancelledError))
+    ends: list[Any] = []
+    if not already_ends:
+        world.delivery.hurry()
+    world.delivery.stopService().addCallback(ends.append)
+    world.delivery.hurry()
+    world.pump(0.1)
+    assert ends == [None]
+    world.slot.close()
+    again = started(tmp_path)
+    again.pump(1)
+    assert len(again.sink.taken) == 1
+    again.stop()
+
+
 @pytest.mark.slow
 def test_a_receiver_that_is_dead_for_an_hour(tmp_path: Path) -> None:
     """A hundred requests a second: nothing is lost, nothing held, all of it comes in order.
