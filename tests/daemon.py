@@ -110,8 +110,10 @@ class Daemon:
         self.stop()
 
     def write(self, config: Mapping[str, Any]) -> None:
-        """Write its configuration file."""
-        self.file.write_text(yaml.safe_dump(dict(config), sort_keys=False))
+        """Write its configuration file, as a whole: it may be read at any moment."""
+        draft = self.file.with_suffix(".draft")
+        draft.write_text(yaml.safe_dump(dict(config), sort_keys=False))
+        draft.replace(self.file)
 
     def start(self, timeout_s: float = 60.0) -> None:
         """Start it and wait until it answers."""
