@@ -10,16 +10,18 @@ CONFIG ?= etc/llmproxy.yaml
 
 setup: .venv/.installed
 
-.venv/.installed: pyproject.toml
+$(BIN)/python:
 	$(PYTHON) -m venv .venv
+
+.venv/.installed: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --editable .
 	touch $@
 
 setup-dev: .venv/.installed-dev
 
-.venv/.installed-dev: .venv/.installed
+.venv/.installed-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --editable '.[dev]'
-	touch $@
+	touch .venv/.installed $@
 
 run: setup
 	$(BIN)/twistd -n --pidfile= llmproxy --config $(CONFIG)
