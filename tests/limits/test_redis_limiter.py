@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, cycle
 from random import Random
 from typing import Any, Literal
 
@@ -213,7 +213,7 @@ class SharedLimitsTests(RedisLimitsCase):
                 running[name] += 1
                 most["a"] = max(most["a"], running["a"])
                 most["all"] = max(most["all"], sum(running.values()))
-                await self.sleep(random.uniform(0, 0.004))
+                await self.sleep(random.uniform(0, 0.02))
                 running[name] -= 1
                 grant.settle(3)
 
@@ -221,9 +221,22 @@ class SharedLimitsTests(RedisLimitsCase):
             [Deferred.fromCoroutine(work(limiter)) for limiter in limiters for _ in range(6)]
         )
         await self.settled(*limiters)
-        assert most["a"] == 4
-        assert most["all"] == 7
+        assert most["a"] <= 4
+        assert most["all"] <= 7
+        assert granted > 100
         assert refused > 100
+        # Each place can be had again.
+        asked = [demand(key(name, quota=Quota(10**9)), tokens=5) for name in "aaaabbb"]
+        grants = [
+            await limiter.acquire(one) for limiter, one in zip(cycle(limiters), asked, strict=False)
+        ]
+        for name in "abc":
+            with self.assertRaises(RateLimited):
+                await limiters[0].acquire(demand(key(name, quota=Quota(10**9)), tokens=5))
+        for grant in grants:
+            grant.settle(3)
+        await self.settled(*limiters)
+        granted += len(grants)
         quotas = {name: Quota(10**9) for name in "abc"}
         assert sum((await limiters[0].quota_used(quotas)).values()) == 3 * granted
         assert await self.kept(limiters[0]._redis) == {}  # type: ignore[arg-type]
