@@ -131,8 +131,8 @@ class RealServer:
         process, self._process = self._process, None
         if process is None:
             return
-        process.send_signal(signal.SIGCONT)
         process.send_signal(self.kill_signal if kill else self.end_signal)
+        process.send_signal(signal.SIGCONT)  # after that: who is paused is to do nothing else
         try:
             process.wait(timeout_s)
         except subprocess.TimeoutExpired:
