@@ -348,7 +348,7 @@ class Exchange:
         path, request, admitted, relay = self._path, self._request, self._admitted, self._relay
         tries = self._tries
         ended_s = path.clock.seconds()
-        reading = MeterReading() if self._meter is None else self._meter.reading(outcome == "ok")
+        reading = self._reading(outcome == "ok")
         first_s = None if relay is None else relay.first_piece_s
         queued_until_s = tries.first_at_s
         if queued_until_s is None:
@@ -392,6 +392,19 @@ class Exchange:
             referer=request.header(b"referer").decode("latin-1")[:256],
             request_body=admitted.body if path.keeps_bodies else None,
         )
+
+    def _reading(self, complete: bool) -> MeterReading:
+        """Ask the meter; its failure costs the counts, and nothing of what is to be given back."""
+        if self._meter is None:
+            return MeterReading()
+        try:
+            return self._meter.reading(complete)
+        except Exception:  # noqa: BLE001 - there is to be a record, whatever a backend sent
+            self._log.failure(
+                "an answer cannot be metered; its record says usage_source none",
+                request_id=self._request.request_id,
+            )
+            return MeterReading()
 
     def _seen_outcome(self, outcome: Outcome, reading: MeterReading) -> Outcome:
         """Look through an answer that was relayed well at what it says."""

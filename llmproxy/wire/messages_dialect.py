@@ -116,10 +116,7 @@ class MessagesDialect:
             self._take_block(block, place)
         self.take_usage(answer.usage)
         if not self.counts_all:
-            inputs = [block["input"] for block in blocks if block.get("input")]
-            self.text_bytes = text_bytes(blocks, _TEXT_KEYS) + sum(
-                len(json.dumps(given)) for given in inputs
-            )
+            self.text_bytes = _generated_bytes(blocks, body)
         return True
 
     def take_usage(self, report: object) -> None:
@@ -145,3 +142,12 @@ class MessagesDialect:
         name = text_of(block.get("name"))
         if name and text_of(block.get("type")).endswith("tool_use"):
             self._calls.setdefault(place, name)
+
+
+def _generated_bytes(blocks: list[dict[str, Any]], body: bytes) -> int:
+    """Add up what the model wrote: texts, and the JSON of the calls' arguments."""
+    inputs = [block["input"] for block in blocks if block.get("input")]
+    try:
+        return text_bytes(blocks, _TEXT_KEYS) + sum(len(json.dumps(given)) for given in inputs)
+    except RecursionError:
+        return len(body)  # nested so deep, it is nearly all that there is

@@ -10,6 +10,7 @@ import sys
 import attrs
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone, ResponseFailed
 
@@ -22,6 +23,7 @@ from llmproxy.errors import (
     KeyDisabled,
     ReusedConnectionDied,
 )
+from llmproxy.proxy.plain_meter import PlainMeter
 from llmproxy.values import Backend, ModelRoute, StreamAlert, TriedBackend, Usage
 from llmproxy.wire.backoff import Backoff
 from tests.proxy.fakes import FakeRequest, FakeResponse, FakeRouter, Sent, stream_response
@@ -472,6 +474,26 @@ def test_fault_of_our_own() -> None:
     assert request.status == 500
     assert b"secret" not in request.output
     assert rig.conclusion().error_code == "internal_error"
+
+
+def test_meter_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is whole, everything is given back, and there is a record that counts nothing."""
+
+    def broken(*_: object) -> object:
+        raise RecursionError
+
+    monkeypatch.setattr(PlainMeter, "reading", broken)
+    rig, request = Rig(), FakeRequest()
+    with capturedLogs() as events:
+        rig.begin(request)
+        response = FakeResponse(length=len(CHAT))
+        sent_to(rig).answer.callback(response)
+        response.piece(CHAT)
+        response.end()
+    assert (request.finished, request.output) == (True, CHAT)
+    record = rig.conclusion()
+    assert (record.outcome, record.usage_source) == ("ok", "none")
+    assert [event["request_id"] for event in events if "log_failure" in event] == ["req-1"]
 
 
 def test_session_is_recorded() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -147,6 +148,21 @@ def test_answers_that_count_only_the_prompt() -> None:
     assert dialect.take_answer(json.dumps(answer).encode())
     assert (dialect.usage(), dialect.counts_all) == (Usage(3, 0, 3), False)
     assert dialect.text_bytes == 5 + len('{"a": "\\ud83d"}') + len('"x"')
+
+
+def test_arguments_nested_too_deep() -> None:
+    """They can be read, but not be written again: the size of the answer stands for theirs."""
+    # Reading goes as deep as Python's own limit less the frames below, writing not quite.
+    for depth in range(sys.getrecursionlimit(), 0, -1):
+        answer = b'{"content":[{"type":"tool_use","name":"f","input":%b%b}]}' % (
+            b"[" * depth,
+            b"]" * depth,
+        )
+        dialect = MessagesDialect()
+        if dialect.take_answer(answer):
+            break
+    assert dialect.tool_calls() == {"f": 1}
+    assert (dialect.counts_all, dialect.text_bytes) == (False, len(answer))
 
 
 def test_what_is_no_answer() -> None:
