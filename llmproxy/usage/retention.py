@@ -53,16 +53,34 @@ class Retention:
         try:
             while self._is_old() and self._is_read(everybody=True):
                 self._remove()
-            while segments.total_bytes + wanted_bytes > self._max_bytes and (
-                self._is_read(everybody=True) or self._is_read(everybody=False)
-            ):
+            while segments.total_bytes + wanted_bytes > self._max_bytes and self._is_free():
                 self._remove()
         except OSError as error:
-            if not self._is_failing:
-                self._log.error("the spool cannot be tidied: {error}", error=error)
-            self._is_failing = True
+            self._failed(error)
         else:
             self._is_failing = False
+
+    def give_way(self) -> bool:
+        """Delete the oldest file before its time, for the disk is full; False: none may go."""
+        if not self._is_free():
+            return False
+        path = next(iter(self._slot.segments)).path
+        try:
+            self._remove()
+        except OSError as error:
+            self._failed(error)
+            return False
+        self._log.warn("the disk is full: {path} is deleted before its time", path=path)
+        return True
+
+    def _failed(self, error: OSError) -> None:
+        if not self._is_failing:
+            self._log.error("the spool cannot be tidied: {error}", error=error)
+        self._is_failing = True
+
+    def _is_free(self) -> bool:
+        """Say whether the oldest file may go for want of room."""
+        return self._is_read(everybody=True) or self._is_read(everybody=False)
 
     def _is_old(self) -> bool:
         oldest = next(iter(self._slot.segments), None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
-from errno import ENOSPC
+from errno import EDQUOT, ENOSPC
 from itertools import islice
 from typing import Any, Final
 
@@ -43,6 +43,7 @@ WAITING_BYTES: Final = 8 << 20
 UPKEEP_S: Final = 1.0
 """How often waiting records are tried again, and old files looked for."""
 
+_NO_ROOM: Final = frozenset((ENOSPC, EDQUOT))
 _LEAST_FILES: Final = 8
 _BLOCK_BYTES: Final = 1 << 16
 _TEXT_LENGTH: Final = 256
@@ -52,9 +53,10 @@ _TEXT_LENGTH: Final = 256
 class Spool(Service):
     """Writes each event at once, in a system call of its own.
 
-    When that fails, for want of room above all, events wait in memory and are written in their
-    order once it is possible again; what does not fit there either is lost, counted, and told of
-    once. No failure reaches who reports.
+    On a full disk what is delivered goes before its time, the oldest first. When an event cannot be
+    written all the same, it waits in memory, and is written in its order once that is possible
+    again; what does not fit there either is lost, counted, and told of once. No failure reaches who
+    reports.
 
     Args:
         slot: The part of the spool to write to; it is closed by its owner.
@@ -169,7 +171,14 @@ class Spool(Service):
     def _append(self, block: bytes, lines: int) -> None:
         if not self._retention.has_room(len(block)):
             raise OSError(ENOSPC, "it has reached usage.spool_max_size")
-        self._writer.append(block, lines, self._now())
+        while True:
+            try:
+                self._writer.append(block, lines, self._now())
+            except OSError as error:
+                if error.errno not in _NO_ROOM or not self._retention.give_way():
+                    raise
+            else:
+                break
         self.written_records += lines
         self._sync.written()
 

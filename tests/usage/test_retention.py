@@ -120,6 +120,36 @@ def test_who_is_gone_loses_before_new_records_are_lost(slot: Slot, clock: Clock)
     assert not keeper.has_room(40)
 
 
+def test_giving_way_to_a_full_disk(
+    slot: Slot, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What everybody has goes before its time, a file at each call; the last file stays."""
+    pin, gone = FakePin(Position(2, 5, 2)), FakePin(Position(1, 0, 1), is_given_up=True)
+    slot.pins.extend((pin, gone))
+    keeper = retention(slot, clock)
+    logged = Logged("Retention")
+    assert keeper.give_way()
+    assert numbers(slot) == [1, 2, 3, 4]
+    assert keeper.give_way()
+    assert numbers(slot) == [2, 3, 4]
+    assert gone.position == Position(2, 0, 2)
+    assert not keeper.give_way()
+    assert (numbers(slot), pin.position) == ([2, 3, 4], Position(2, 5, 2))
+    pin.position = gone.position = Position(4, 10, 5)
+
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", refuse)
+        assert not keeper.give_way()
+    assert [keeper.give_way() for _ in range(3)] == [True, True, False]
+    assert numbers(slot) == [4]
+    logged.stop()
+    assert sum("before its time" in line for line in logged.lines) == 4
+    assert sum("cannot be tidied" in line for line in logged.lines) == 1
+
+
 def test_files_that_cannot_be_deleted(
     slot: Slot, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
 import sys
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from random import Random
 
@@ -80,6 +82,40 @@ def test_a_full_disk(tmp_path: Path) -> None:
     logged.stop()
     assert len(logged.lines) == 2
     assert "No space left on device" in logged.lines[0]
+    world.stop()
+
+
+@pytest.mark.parametrize("cause", [ENOSPC, EDQUOT])
+def test_a_full_disk_with_delivered_records_on_it(tmp_path: Path, cause: int) -> None:
+    """They go before their time, the oldest first, so that no new one has to wait."""
+
+    def write(descriptor: int, block: bytes) -> int:
+        held = sum(path.stat().st_size for path in (tmp_path / "spool" / "0").glob("*.log"))
+        room_bytes = 40_000 - held
+        if room_bytes <= 0:
+            raise OSError(cause, os.strerror(cause))
+        return os.write(descriptor, block[:room_bytes])
+
+    world = World(tmp_path, write=write, spool_max_size=80_000)
+    world.start()
+    names = [f"r{n}" for n in range(200)]
+    for name in names:
+        world.spool.report(record(name))
+        assert world.spool.waiting_records == 0
+        world.pump(1)
+    assert delivered(world) == names
+    left = [json.loads(event)["id"] for event in stored(tmp_path)]
+    assert 20 < len(left) < 100
+    assert left == names[-len(left) :]
+    # What is not delivered stays: new records wait then.
+    world.sink.error = DeliveryFailed("no")
+    late = [f"s{n}" for n in range(100)]
+    for name in late:
+        world.spool.report(record(name))
+    assert 0 < world.spool.waiting_records < 100
+    world.sink.error = None
+    assert delivered(world) == names + late
+    assert world.spool.lost_records == 0
     world.stop()
 
 
