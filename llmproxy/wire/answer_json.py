@@ -32,7 +32,8 @@ def read_object(decoder: msgspec.json.Decoder[S], payload: bytes) -> S | None:
     except (msgspec.ValidationError, RecursionError):
         return None
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return _read_leniently(decoder.type, payload)
+        struct: Any = decoder.type  # of which stubs say different things
+        return _read_leniently(struct, payload)
 
 
 def _read_leniently(struct: type[S], payload: bytes) -> S | None:
