@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Mapping
 from http import HTTPStatus
+from inspect import cleandoc
 from typing import Any
 
 import msgspec
@@ -47,6 +48,8 @@ def document() -> dict[str, Any]:
     )
     schemas = dict(zip(kinds, refs, strict=True))
     for name, schema in components.items():
+        if "description" in schema:  # some versions of msgspec leave a docstring its indentation
+            schema["description"] = cleandoc(schema["description"])
         if "properties" in schema:
             schema["additionalProperties"] = False
         schema.update(_FURTHER_RULES.get(name, {}))
