@@ -107,3 +107,28 @@ class DeadLetter:
     first_try_at_s: float
     tries: int
     reason: str
+
+
+@attrs.frozen(kw_only=True)
+class DeadLetterSummary:
+    """A dead letter without what stands in it, which may be megabytes.
+
+    Attributes:
+        id: Of its batch.
+        kind: Of its events.
+        events: How many there are.
+        size_bytes: How long they are together.
+        given_up_at_s: As in `DeadLetter`.
+        first_try_at_s: As in `DeadLetter`.
+        tries: As in `DeadLetter`.
+        reason: As in `DeadLetter`.
+    """
+
+    id: str
+    kind: EventKind
+    events: int
+    size_bytes: int
+    given_up_at_s: float
+    first_try_at_s: float
+    tries: int
+    reason: str

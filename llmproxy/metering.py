@@ -12,6 +12,7 @@ from os import urandom
 from random import SystemRandom
 from typing import Any, Final
 
+import attrs
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.threads import deferToThreadPool
@@ -28,6 +29,7 @@ from llmproxy.usage.adoption import Adoption
 from llmproxy.usage.dead_letters import DeadLetters
 from llmproxy.usage.delivery import Delivery
 from llmproxy.usage.log_sink import LogSink
+from llmproxy.usage.other_parts import look_elsewhere, other_parts
 from llmproxy.usage.receiver import DeliveryPolicy, Receiver
 from llmproxy.usage.record_sinks import make_record_sink
 from llmproxy.usage.resends import Resends
@@ -79,6 +81,7 @@ class Metering(MultiService):
     ) -> None:
         super().__init__()
         self._reactor = reactor
+        self._spool_dir = settings.spool_dir
         self._random = SystemRandom()
         self.receivers = [
             Receiver(
@@ -112,7 +115,8 @@ class Metering(MultiService):
         self.resends = Resends(
             by_name,
             dead_letters=self._dead_letters,
-            parts=lambda: self._parts,
+            own=self._own,
+            others=lambda: other_parts(settings.spool_dir, {slot.directory}),
             make_delivery=self._make_delivery,
             now=time.time,
             new_id=_new_id,
@@ -164,6 +168,29 @@ class Metering(MultiService):
     def receiver_statuses(self) -> Sequence[ReceiverStatus]:
         """Say how it goes with each reporter; see `IMetering`."""
         return [self._status(receiver) for receiver in self.receivers]
+
+    async def whole_status(self) -> tuple[SpoolStatus, Sequence[ReceiverStatus]]:
+        """Say how it goes with every part of the spool; see `IMetering`."""
+        elsewhere = await self._in_thread(
+            look_elsewhere,
+            self._spool_dir,
+            {part.slot.directory for part in self._parts},
+            {one.name: one.sink.kinds for one in self.receivers},
+        )
+        spool = self.spool_status()
+        return (
+            attrs.evolve(spool, size_bytes=spool.size_bytes + elsewhere.size_bytes),
+            [
+                attrs.evolve(
+                    own,
+                    backlog_records=own.backlog_records + other.records,
+                    backlog_bytes=own.backlog_bytes + other.size_bytes,
+                    oldest_s=max(own.oldest_s, time.time() - other.since_s),
+                )
+                for own in self.receiver_statuses()
+                for other in (elsewhere.backlogs[own.name],)
+            ],
+        )
 
     def _status(self, receiver: Receiver) -> ReceiverStatus:
         cursors = [part.cursors[receiver.name] for part in self._parts]

@@ -154,6 +154,30 @@ class MeteringTests(ReactorTestCase):
         await self.until(lambda: fourth.receiver_statuses()[0].resending is None)
         assert sorted(self.came()) == ["a", "b", "c", "d"]
 
+    async def test_several_daemons_on_one_directory(self) -> None:
+        """Each is asked for what waits in all parts, and sends again what any of them delivered."""
+        settings = usage(self.folder, self.webhook())
+        one, other = self.started(settings), self.started(settings)
+        for metering, name in ((one, "a"), (other, "b")):
+            metering.spool.report(record(name))
+        await self.until(lambda: sorted(self.came()) == ["a", "b"])
+        await self.until(lambda: other.receiver_statuses()[0].backlog_records == 0)
+        self.receiver.came.clear()
+        one.resends.replay("billing", None, None)
+        await self.until(lambda: one.receiver_statuses()[0].resending is None)
+        assert sorted(self.came()) == ["a", "b"]
+        self.receiver.answer = lambda _: (500, {}, b"")
+        other.spool.report(record("c"))
+        await self.until(lambda: other.receiver_statuses()[0].state == "waiting")
+        spool, (billing,) = await one.whole_status()
+        assert (billing.backlog_records, billing.state) == (1, "idle")
+        assert billing.backlog_bytes == other.receiver_statuses()[0].backlog_bytes
+        assert 0 < billing.oldest_s < 60
+        both = [metering.spool_status().size_bytes for metering in (one, other)]
+        assert spool.size_bytes == sum(both)
+        await one.stopService()
+        await other.stopService()
+
     async def test_reporters_that_keep_records(self) -> None:
         """The gateway's own store and databases are delivered to like all others."""
         records = FakeRecords()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from zope.interface import Attribute, Interface
@@ -10,7 +10,7 @@ from zope.interface import Attribute, Interface
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
-    from llmproxy.deliveries import Batch, DeadLetter, ReceiverStatus, SpoolStatus
+    from llmproxy.deliveries import Batch, DeadLetterSummary, ReceiverStatus, SpoolStatus
     from llmproxy.values import StreamAlert, UsageFilter, UsageRecord, UsageTotal
 
 
@@ -64,6 +64,15 @@ class IMetering(Interface):
     def receiver_statuses() -> Sequence[ReceiverStatus]:
         """Say how it goes with each reporter, in the order of the configuration."""
 
+    def whole_status() -> Awaitable[tuple[SpoolStatus, Sequence[ReceiverStatus]]]:
+        """Say the same of every part of the spool, those of other processes too.
+
+        What waits in those, and their size, is counted in; everything else is of this process.
+
+        Returns:
+            Awaitable; it fails with `OSError` when the spool cannot be read.
+        """
+
 
 class IResending(Interface):
     """What an administrator may have sent again."""
@@ -71,7 +80,8 @@ class IResending(Interface):
     def replay(name: str, since_s: float | None, until_s: float | None) -> None:
         """Send a reporter once more what it has and the spool still holds, as new deliveries.
 
-        It goes on aside, beside what is new; a stop of the daemon ends it.
+        That is what stands in any part of the spool, also of processes that run or ran beside this
+        one. It goes on aside, beside what is new; a stop of the daemon ends it.
 
         Args:
             name: The reporter.
@@ -81,9 +91,10 @@ class IResending(Interface):
         Raises:
             KeyError: There is none of that name.
             ResendRefused: It is disabled, or is being sent something again already.
+            OSError: The spool cannot be read.
         """
 
-    def dead_letters(name: str, limit: int) -> Deferred[Sequence[DeadLetter]]:
+    def dead_letters(name: str, limit: int) -> Deferred[Sequence[DeadLetterSummary]]:
         """List a reporter's dead letters, oldest first.
 
         Args:

@@ -14,7 +14,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from llmproxy.deliveries import DeadLetter
+from llmproxy.deliveries import DeadLetter, DeadLetterSummary
 from llmproxy.errors import ResendRefused
 from llmproxy.usage.dead_letter_file import append, encode_letter, read_letters, rename
 from llmproxy.usage.sources import Pending
@@ -56,8 +56,8 @@ class DeadLetters:
         """
         return self._in_thread(append, self.path(reporter), encode_letter(letter))
 
-    def oldest(self, reporter: str, limit: int) -> Deferred[Sequence[DeadLetter]]:
-        """List the oldest, those among them that are being sent again; fails with `OSError`."""
+    def oldest(self, reporter: str, limit: int) -> Deferred[Sequence[DeadLetterSummary]]:
+        """Sum up the oldest, those among them that are being sent again; fails with `OSError`."""
         return self._in_thread(_oldest, (*self._claimed(reporter), self.path(reporter)), limit)
 
     def claim(self, reporter: str, now: Callable[[], float]) -> Resending:
@@ -170,11 +170,25 @@ class Resending:
             self._file = None
 
 
-def _oldest(paths: Sequence[str], limit: int) -> Sequence[DeadLetter]:
-    found: list[DeadLetter] = []
+def _oldest(paths: Sequence[str], limit: int) -> Sequence[DeadLetterSummary]:
+    found: list[DeadLetterSummary] = []
     for path in paths:
         # Any of them may not be there, or be taken away just now.
         with suppress(FileNotFoundError), open(path, "rb") as file:
             letters = read_letters(file, lambda _: None)  # who sends them tells of damage
-            found.extend(islice(letters, limit - len(found)))
+            found.extend(map(_summary, islice(letters, limit - len(found))))
     return found
+
+
+def _summary(letter: DeadLetter) -> DeadLetterSummary:
+    batch = letter.batch
+    return DeadLetterSummary(
+        id=batch.id,
+        kind=batch.kind,
+        events=len(batch.events),
+        size_bytes=sum(map(len, batch.events)),
+        given_up_at_s=letter.given_up_at_s,
+        first_try_at_s=letter.first_try_at_s,
+        tries=letter.tries,
+        reason=letter.reason,
+    )

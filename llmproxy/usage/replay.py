@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import cast
 
 from llmproxy.deliveries import Batch, EventKind
+from llmproxy.usage.part import Part
 from llmproxy.usage.segments import Position
-from llmproxy.usage.slot import Slot
 from llmproxy.usage.sources import Pending
 from llmproxy.wire.spool_line import SpoolLine
 
@@ -16,7 +16,7 @@ class Replay:
     """The delivered part of one part of the spool, as a source of batches; see `BatchSource`.
 
     Args:
-        slot: The part of the spool.
+        part: The part of the spool.
         stop: Where to stop.
         wanted: Says which events.
         kinds: The kinds of events that it takes.
@@ -29,7 +29,7 @@ class Replay:
 
     def __init__(
         self,
-        slot: Slot,
+        part: Part,
         stop: Position,
         wanted: Callable[[SpoolLine], bool],
         kinds: frozenset[str],
@@ -37,7 +37,7 @@ class Replay:
         now: Callable[[], float],
         new_id: Callable[[], str],
     ) -> None:
-        self._slot = slot
+        self._part = part
         self._stop = stop
         self._wanted = wanted
         self._kinds = kinds
@@ -45,8 +45,8 @@ class Replay:
         self._new_id = new_id
         self._end = Position()
         self._pending: Pending | None = None
-        self.position = slot.segments.start
-        slot.pins.append(self)
+        self.position = part.segments.start
+        part.pins.append(self)
 
     @property
     def is_given_up(self) -> bool:
@@ -60,7 +60,7 @@ class Replay:
     def take(self, limit: int) -> Pending | None:
         """Give the batch that is next; see `BatchSource`."""
         if self._pending is None:
-            reading = self._slot.reader.read(
+            reading = self._part.reader.read(
                 self.position, self._stop, kinds=self._kinds, limit=limit, wanted=self._wanted
             )
             if not reading.events:
@@ -87,4 +87,4 @@ class Replay:
 
     def close(self) -> None:
         """Give no more."""
-        self._slot.pins.remove(self)
+        self._part.pins.remove(self)

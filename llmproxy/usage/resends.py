@@ -10,13 +10,16 @@ from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from llmproxy.deliveries import DeadLetter
+from llmproxy.deliveries import DeadLetterSummary
 from llmproxy.errors import ResendRefused
 from llmproxy.interfaces import IResending
 from llmproxy.usage.dead_letters import DeadLetters
 from llmproxy.usage.delivery import Delivery
+from llmproxy.usage.other_parts import place_in
+from llmproxy.usage.part import Part
 from llmproxy.usage.receiver import Receiver
 from llmproxy.usage.replay import Replay
+from llmproxy.usage.segments import Position
 from llmproxy.usage.slot_deliveries import SlotDeliveries
 from llmproxy.usage.sources import BatchSource
 
@@ -40,7 +43,8 @@ class Resends(MultiService):
     Args:
         receivers: The reporters, by name.
         dead_letters: Those that were given up.
-        parts: Gives the parts of the spool that this process holds.
+        own: This process's part of the spool.
+        others: Gives the parts of others, as they are now; it fails with `OSError`.
         make_delivery: Makes a delivery to a reporter out of a source.
         now: Seconds since the epoch.
         new_id: Makes ids of batches.
@@ -53,7 +57,8 @@ class Resends(MultiService):
         receivers: Mapping[str, Receiver],
         *,
         dead_letters: DeadLetters,
-        parts: Callable[[], Iterable[SlotDeliveries]],
+        own: SlotDeliveries,
+        others: Callable[[], Iterable[Part]],
         make_delivery: MakeDelivery,
         now: Callable[[], float],
         new_id: Callable[[], str],
@@ -61,7 +66,8 @@ class Resends(MultiService):
         super().__init__()
         self._receivers = receivers
         self._dead_letters = dead_letters
-        self._parts = parts
+        self._own = own
+        self._others = others
         self._make_delivery = make_delivery
         self._now = now
         self._new_id = new_id
@@ -79,21 +85,26 @@ class Resends(MultiService):
         receiver = self._free(name)
         since = float("-inf") if since_s is None else since_s
         until = float("inf") if until_s is None else until_s
+        own = self._own
+        places: list[tuple[Part, Position]] = [(own.slot, own.cursors[name].position)]
+        places += [
+            (part, place) for part in self._others() if (place := place_in(part, name)) is not None
+        ]
         sources = [
             Replay(
-                part.slot,
-                part.cursors[name].position,
+                part,
+                place,
                 lambda line: since <= line.time_s < until,
                 receiver.sink.kinds,
                 now=self._now,
                 new_id=self._new_id,
             )
-            for part in self._parts()
+            for part, place in places
         ]
         self._log.info("reporter {name} is sent again what it has", name=name)
         self._begin(receiver, sources)
 
-    def dead_letters(self, name: str, limit: int) -> Deferred[Sequence[DeadLetter]]:
+    def dead_letters(self, name: str, limit: int) -> Deferred[Sequence[DeadLetterSummary]]:
         """List dead letters; see `IResending`."""
         if name not in self._receivers:
             return fail(KeyError(name))

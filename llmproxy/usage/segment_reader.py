@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from io import BufferedReader
-from typing import Final
+from typing import Final, Protocol
 
 import attrs
 
-from llmproxy.usage.damage import Damage
 from llmproxy.usage.segments import Position, Segment, Segments
 from llmproxy.wire.spool_line import SpoolLine, decode_line, next_start
 
@@ -24,6 +23,16 @@ SCAN_BYTES: Final = 1 << 20
 
 LINE_BYTES: Final = 4 << 20
 """What is longer is no line that was ever written here."""
+
+
+class DamageNotes(Protocol):
+    """Is told what cannot be read; see `Damage`."""
+
+    def note(self, segment: int, offset_bytes: int, line: bytes) -> None:
+        """Note a damaged line."""
+
+    def note_half(self, segment: int, offset_bytes: int, line: bytes) -> None:
+        """Note half a line at the end of a file."""
 
 
 @attrs.frozen
@@ -51,7 +60,7 @@ class SegmentReader:
         damage: Is told what is damaged.
     """
 
-    def __init__(self, segments: Segments, damage: Damage) -> None:
+    def __init__(self, segments: Segments, damage: DamageNotes) -> None:
         self._segments = segments
         self._damage = damage
 

@@ -72,7 +72,10 @@ class Segments:
         for name in sorted(os.listdir(directory)):
             if found := _NAME.fullmatch(name):
                 path = os.path.join(directory, name)
-                status = os.stat(path)
+                try:
+                    status = os.stat(path)
+                except FileNotFoundError:
+                    continue  # whose part it is deletes what is delivered
                 segment = Segment(int(found[1]), path, status.st_size, 0, status.st_mtime)
                 if self._segments:
                     self._segments[-1].lines = segment.first - self._segments[-1].first

@@ -10,31 +10,12 @@ import fcntl
 import os
 from collections.abc import Iterator
 from itertools import count
-from typing import Protocol
 
 from llmproxy.usage.damage import Damage
-from llmproxy.usage.segment_reader import SegmentReader
-from llmproxy.usage.segments import Position, Segments
+from llmproxy.usage.part import Part
 
 
-class Pin(Protocol):
-    """Somebody who has still to read what is behind a place.
-
-    Attributes:
-        position: The place.
-    """
-
-    position: Position
-
-    @property
-    def is_given_up(self) -> bool:
-        """Whether it may lose what it has not read, before anybody else loses anything."""
-
-    def skip_to(self, position: Position) -> None:
-        """Go on at a later place: what was before it is deleted."""
-
-
-class Slot:
+class Slot(Part):
     """One part of the spool directory, held by this process until it is closed.
 
     Args:
@@ -42,30 +23,16 @@ class Slot:
         lock: The descriptor of its locked file.
 
     Attributes:
-        directory: The part.
-        segments: Its files of events.
-        damage: What of them cannot be read.
-        reader: Reads them.
-        pins: Who has still to read something.
+        damage: What of its files cannot be read.
 
     Raises:
         OSError: Its files cannot be looked at.
     """
 
     def __init__(self, directory: str, lock: int) -> None:
-        self.directory = directory
-        self._lock = lock
-        self.segments = Segments(directory)
         self.damage = Damage(os.path.join(directory, "damaged"))
-        self.reader = SegmentReader(self.segments, self.damage)
-        self.pins: list[Pin] = []
-
-    def __repr__(self) -> str:
-        return f"<Slot {os.path.basename(self.directory)}: {self.segments!r}>"
-
-    def cursor_path(self, reporter: str) -> str:
-        """Give the name of the file of a reporter's place."""
-        return os.path.join(self.directory, f"{reporter}.cursor")
+        super().__init__(directory, self.damage)
+        self._lock = lock
 
     def close(self) -> None:
         """Let others have it."""

@@ -9,7 +9,13 @@ from typing import Annotated, Literal
 import attrs
 from msgspec import Meta, Struct
 
-from llmproxy.deliveries import DeadLetter, EventKind, ReceiverStatus, ReporterState, SpoolStatus
+from llmproxy.deliveries import (
+    DeadLetterSummary,
+    EventKind,
+    ReceiverStatus,
+    ReporterState,
+    SpoolStatus,
+)
 from llmproxy.errors import InvalidBody
 from llmproxy.wire.admin import Count, Request
 from llmproxy.wire.admin_keys import Flag
@@ -118,15 +124,14 @@ def spool_shown(status: SpoolStatus, reporters: Sequence[ReceiverStatus]) -> Spo
     )
 
 
-def dead_letter_shown(reporter: str, letter: DeadLetter) -> DeadLetterShown:
+def dead_letter_shown(reporter: str, letter: DeadLetterSummary) -> DeadLetterShown:
     """Give a dead letter as the answer shows it."""
-    batch = letter.batch
     return DeadLetterShown(
         reporter=reporter,
-        id=batch.id,
-        kind=batch.kind,
-        events=len(batch.events),
-        size_bytes=sum(map(len, batch.events)),
+        id=letter.id,
+        kind=letter.kind,
+        events=letter.events,
+        size_bytes=letter.size_bytes,
         first_try=datetime.fromtimestamp(letter.first_try_at_s, UTC),
         given_up=datetime.fromtimestamp(letter.given_up_at_s, UTC),
         tries=letter.tries,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from twisted.internet.defer import maybeDeferred
 
-from llmproxy.deliveries import DeadLetter
+from llmproxy.deliveries import DeadLetterSummary
 from llmproxy.errors import ResendRefused
 from llmproxy.usage.dead_letters import DeadLetters, Resending
 from tests.stores.logged import Logged
@@ -31,9 +31,9 @@ def add(letters: DeadLetters, *names: str, reporter: str = "billing") -> None:
 
 def oldest(letters: DeadLetters, limit: int = 99) -> list[str]:
     """List them."""
-    found: list[Sequence[DeadLetter]] = []
+    found: list[Sequence[DeadLetterSummary]] = []
     letters.oldest("billing", limit).addCallback(found.append)
-    return [one.batch.id for one in found[0]]
+    return [one.id for one in found[0]]
 
 
 def send(source: Resending, count: int = 99) -> list[str]:

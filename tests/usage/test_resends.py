@@ -9,8 +9,9 @@ from typing import Any
 import attrs
 import pytest
 
-from llmproxy.deliveries import DeadLetter
+from llmproxy.deliveries import DeadLetterSummary
 from llmproxy.errors import DeliveryFailed, ReceiverGone, ResendRefused
+from llmproxy.usage.other_parts import other_parts
 from llmproxy.usage.resends import Resends
 from llmproxy.usage.slot_deliveries import SlotDeliveries
 from tests.usage.rig import POLICY, World, ids_of, record
@@ -33,7 +34,8 @@ class Office:
         self.resends = Resends(
             {"billing": world.receiver},
             dead_letters=world.dead_letters,
-            parts=lambda: [self.part],
+            own=self.part,
+            others=lambda: other_parts(world.settings.spool_dir, {world.slot.directory}),
             make_delivery=world.make_delivery,
             now=world.clock.seconds,
             new_id=world.new_id,
@@ -90,6 +92,29 @@ def test_a_replay(tmp_path: Path) -> None:
     office.stop()
 
 
+def test_a_replay_of_every_part(tmp_path: Path) -> None:
+    """Also what other processes delivered, or those that are gone: no more than what was."""
+    gone = Office(tmp_path)
+    beside = Office(tmp_path)
+    office = Office(tmp_path)
+    for number, one in enumerate((gone, beside, office)):
+        one.report(f"{number}-a", f"{number}-b")
+        one.world.pump(10)
+        assert one.taken() == [f"{number}-a", f"{number}-b"]
+        one.world.sink.error = DeliveryFailed("no")
+        one.report(f"{number}-c")
+        one.world.pump(6)
+    gone.world.kill()
+    office.world.sink.error = None
+    office.resends.replay("billing", None, None)
+    office.world.pump(70)
+    sent = office.taken()
+    assert sorted(sent) == ["0-a", "0-b", "1-a", "1-b", "2-a", "2-b", "2-c"]
+    assert office.part.slot.damage.records == 0
+    office.stop()
+    beside.stop()
+
+
 def test_a_replay_that_takes_its_time(tmp_path: Path) -> None:
     """It can be watched, is as patient as ever, and ends with the daemon; one at a time."""
     office = Office(tmp_path, policy=attrs.evolve(POLICY, batch_size=2))
@@ -125,9 +150,9 @@ def test_dead_letters(tmp_path: Path) -> None:
     office.report(*"abcd")
     world.pump(60)
     assert world.receiver.dead_letters == 2
-    listed: list[Sequence[DeadLetter]] = []
+    listed: list[Sequence[DeadLetterSummary]] = []
     office.resends.dead_letters("billing", 1).addCallback(listed.append)
-    assert [ids_of([one.batch]) for one in listed[0]] == [["a", "b"]]
+    assert [(one.events, one.reason) for one in listed[0]] == [(2, "it answered 400")]
     office.resends.resend_dead_letters("billing")
     world.pump(60)
     assert world.receiver.dead_letters == 4

@@ -7,7 +7,7 @@ from typing import Final
 
 import attrs
 
-from llmproxy.deliveries import DeadLetter, ReceiverStatus, SpoolStatus
+from llmproxy.deliveries import DeadLetterSummary, ReceiverStatus, SpoolStatus
 from llmproxy.errors import ResendRefused
 from llmproxy.interfaces import IMetering, IResending
 from llmproxy.resources.admin import operations
@@ -50,13 +50,19 @@ class SpoolOperations:
 
     async def _show(self, request: ShowSpool, note: Note) -> Done:
         del request, note
-        status = SpoolStatus() if self._metering is None else self._metering.spool_status()
-        statuses = [
+        status = SpoolStatus()
+        statuses: Sequence[ReceiverStatus] = ()
+        if self._metering is not None:
+            try:
+                status, statuses = await self._metering.whole_status()
+            except OSError as error:
+                raise _unreadable(error) from error
+        shown = [
             # What is there now: the count since the start is for metrics.
             attrs.evolve(one, dead_letters=len(await self._letters(one.name)))
-            for one in self._statuses()
+            for one in statuses
         ]
-        return Done("This is how the spool stands.", spool_shown(status, statuses))
+        return Done("This is how the spool stands.", spool_shown(status, shown))
 
     async def _replay(self, request: ReplaySpool, note: Note) -> Done:
         since_s = request.since.timestamp()
@@ -122,7 +128,7 @@ class SpoolOperations:
     def _statuses(self) -> Sequence[ReceiverStatus]:
         return () if self._metering is None else self._metering.receiver_statuses()
 
-    async def _letters(self, name: str) -> Sequence[DeadLetter]:
+    async def _letters(self, name: str) -> Sequence[DeadLetterSummary]:
         """Give the dead letters of a reporter, the oldest of very many."""
         assert self._resending is not None
         try:
@@ -139,4 +145,4 @@ class SpoolOperations:
 
 
 def _unreadable(error: OSError) -> Refusal:
-    return Refusal(503, f"The dead letters cannot be read: {error.strerror or error}.")
+    return Refusal(503, f"The spool cannot be read: {error.strerror or error}.")

@@ -10,7 +10,7 @@ import attrs
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
-from llmproxy.deliveries import DeadLetter, ReceiverStatus, SpoolStatus
+from llmproxy.deliveries import DeadLetterSummary, ReceiverStatus, SpoolStatus
 from llmproxy.entitlements import Quota, Standing
 from llmproxy.errors import KeyExists, LLMProxyError, ResendRefused, StoreUnavailable
 from llmproxy.interfaces import (
@@ -299,7 +299,7 @@ class FakeSpool:
         self.unreadable = False
         self.now = SpoolStatus()
         self.reporters: list[ReceiverStatus] = []
-        self.letters: dict[str, list[DeadLetter]] = {}
+        self.letters: dict[str, list[DeadLetterSummary]] = {}
         self.replayed: list[tuple[str, float | None, float | None]] = []
 
     def _check(self, name: str) -> None:
@@ -317,12 +317,21 @@ class FakeSpool:
         """Say how they stand."""
         return self.reporters
 
+    def whole_status(self) -> Deferred[tuple[SpoolStatus, Sequence[ReceiverStatus]]]:
+        """Say both, and that elsewhere a hundred bytes more wait for the first one."""
+        if self.unreadable:
+            return fail(PermissionError(13, "Permission denied"))
+        first, *others = self.reporters
+        more = attrs.evolve(first, backlog_bytes=first.backlog_bytes + 100)
+        size_bytes = self.now.size_bytes + 100
+        return succeed((attrs.evolve(self.now, size_bytes=size_bytes), [more, *others]))
+
     def replay(self, name: str, since_s: float | None, until_s: float | None) -> None:
         """Note it."""
         self._check(name)
         self.replayed.append((name, since_s, until_s))
 
-    def dead_letters(self, name: str, limit: int) -> Deferred[Sequence[DeadLetter]]:
+    def dead_letters(self, name: str, limit: int) -> Deferred[Sequence[DeadLetterSummary]]:
         """List them."""
         if self.unreadable:
             return fail(PermissionError(13, "Permission denied"))

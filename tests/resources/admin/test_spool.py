@@ -8,7 +8,7 @@ import attrs
 import pytest
 from zope.interface.verify import verifyObject
 
-from llmproxy.deliveries import Batch, DeadLetter, ReceiverStatus, SpoolStatus
+from llmproxy.deliveries import DeadLetterSummary, ReceiverStatus, SpoolStatus
 from llmproxy.interfaces import IMetering, IResending
 from llmproxy.resources.admin.spool import MOST_LETTERS
 from tests.resources.admin.tree import AdminTree
@@ -50,10 +50,13 @@ def reporting() -> AdminTree:
     return tree
 
 
-def letter(number: int = 1) -> DeadLetter:
+def letter(number: int = 1) -> DeadLetterSummary:
     """Give a dead letter."""
-    return DeadLetter(
-        batch=Batch(f"b{number}", "usage", (b"{}", b"{1}")),
+    return DeadLetterSummary(
+        id=f"b{number}",
+        kind="usage",
+        events=2,
+        size_bytes=5,
         first_try_at_s=5.0,
         given_up_at_s=9.0,
         tries=4,
@@ -62,15 +65,15 @@ def letter(number: int = 1) -> DeadLetter:
 
 
 def test_status() -> None:
-    """The spool, and each reporter; of dead letters those that are there now."""
+    """The spool with all its parts, and each reporter; of dead letters those that are there now."""
     tree = reporting()
     tree.spool.letters = {"billing": [letter(1), letter(2)]}
     assert verifyObject(IMetering, tree.spool)
     assert verifyObject(IResending, tree.spool)
     shown = tree.done(STATUS, {})
     billing, local = shown.pop("reporters")
-    assert shown == attrs.asdict(tree.spool.now)
-    changed = {"oldest_s": 61.235, "dead_letters": 2}
+    assert shown == attrs.asdict(tree.spool.now) | {"size_bytes": 1100}
+    changed = {"oldest_s": 61.235, "dead_letters": 2, "backlog_bytes": 800}
     assert billing == attrs.asdict(tree.spool.reporters[0]) | changed
     assert (local["name"], local["resending"]) == ("local", None)
 
@@ -159,6 +162,7 @@ def test_unknown_reporters_and_files_that_cannot_be_read(path: str, body: dict[s
     assert tree.refused(path, {**body, "reporter": "nobody"})[:2] == (404, "reporter")
     tree.spool.unreadable = True
     assert tree.post(path, body).status == 503
+    assert tree.post(STATUS, {}).status == 503
 
 
 def test_without_reporters() -> None:
