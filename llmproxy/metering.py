@@ -208,7 +208,7 @@ class Metering(MultiService):
             delivered_records=receiver.delivered_records,
             failed_tries=receiver.failed_tries,
             dead_letters=receiver.dead_letters,
-            skipped_records=sum(cursor.skipped_records for cursor in cursors),
+            skipped_records=receiver.skipped_records,
             last_error=receiver.last_error,
             resending=self.resends.sent(receiver.name),
         )

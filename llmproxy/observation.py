@@ -59,6 +59,7 @@ _BREAKERS: Final = {"closed": 0, "half_open": 1, "open": 2}
 _OF_REPORTERS: Final = (
     (catalogue.SPOOL_BACKLOG, "backlog_records", get_args(ReporterType)),
     (catalogue.SPOOL_AGE, "oldest_s", get_args(ReporterType)),
+    (catalogue.SPOOL_SKIPPED, "skipped_records", get_args(ReporterType)),
     (catalogue.DEAD_LETTERS, "dead_letters", get_args(ReporterType)),
     (catalogue.WEBHOOK_SUCCESS, "delivered_batches", ("webhook",)),
     (catalogue.WEBHOOK_FAILURE, "failed_tries", ("webhook",)),

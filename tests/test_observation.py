@@ -180,6 +180,14 @@ def test_the_numbers_are_those_of_the_parts() -> None:
     }
 
 
+def test_what_was_deleted_undelivered(tmp_path: Path) -> None:
+    """It is told of by its reporter, also after the part of the spool that it was in is gone."""
+    gateway = made(with_every_source(tmp_path))
+    assert gateway.metering is not None
+    gateway.metering.receivers[0].skipped(7)
+    assert samples(gateway)['llmproxy_spool_skipped_records_total{reporter="w"}'] == 7
+
+
 def test_full_backends_and_broken_ones() -> None:
     """How many requests wait for room, and what the breakers say."""
     gateway = made(

@@ -137,6 +137,10 @@ def _echo_status(shown: SpoolShown) -> None:
             (shown.waiting_records, "waiting for room on the disk"),
             (shown.lost_records, "lost"),
             (shown.damaged_records, "damaged"),
+            (
+                sum(one.skipped_records for one in shown.reporters),
+                "deleted before their reporters had them",
+            ),
         )
         if count
     ]

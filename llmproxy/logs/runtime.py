@@ -36,6 +36,9 @@ _LEVELS = {
     "error": LogLevel.error,
 }
 
+USAGE_SOURCE: Final = "llmproxy.usage.log_sink.LogSink"
+"""Where the lines of usage come from: who wants them has a reporter that says so."""
+
 _CHATTY = (
     "log_legacy",
     "twisted.internet.protocol.Factory",
@@ -96,10 +99,11 @@ def make_observer(
     level: Literal["debug", "info", "warning", "error"],
     redact: Callable[[str], str],
 ) -> ILogObserver:
-    """Make the observer that writes events of that level and above."""
+    """Make the observer that writes events of that level and above, and usage at any level."""
     predicate = LogLevelFilterPredicate(defaultLogLevel=_LEVELS[level])
     if level == "info":
         # Twisted tells of every factory and port that comes and goes: that is for debugging.
         for chatty in _CHATTY:
             predicate.setLogLevelForNamespace(chatty, LogLevel.warn)
+    predicate.setLogLevelForNamespace(USAGE_SOURCE, LogLevel.info)
     return FilteringLogObserver(LineObserver(sink, line_format, redact), [predicate])

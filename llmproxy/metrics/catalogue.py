@@ -222,7 +222,12 @@ SPOOL_AGE: Final = _gauge(
 )
 SPOOL_BYTES: Final = _gauge("llmproxy_spool_bytes", "Size of the spool on disk.")
 SPOOL_LOST: Final = _counter(
-    "llmproxy_spool_lost_records_total", "Records that the spool could not take, or had to drop."
+    "llmproxy_spool_lost_records_total", "Records that the spool could not take."
+)
+SPOOL_SKIPPED: Final = _counter(
+    "llmproxy_spool_skipped_records_total",
+    "Records that were deleted before a reporter had them.",
+    "reporter",
 )
 SPOOL_DAMAGED: Final = _counter(
     "llmproxy_spool_damaged_records_total", "Records that could not be read back from the spool."

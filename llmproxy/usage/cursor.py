@@ -31,10 +31,10 @@ class Cursor:
         now: Seconds since the epoch.
         new_id: Makes ids of batches.
         is_given_up: Says whether it may lose what it has not read.
+        skipped: Is told how many events were deleted before they were delivered.
 
     Attributes:
         position: Everything before it is delivered.
-        skipped_records: Events that were deleted before they were delivered.
 
     Raises:
         OSError: Its place cannot be read or written.
@@ -51,6 +51,7 @@ class Cursor:
         now: Callable[[], float],
         new_id: Callable[[], str],
         is_given_up: Callable[[], bool] = lambda: False,
+        skipped: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._slot = slot
         self._reporter = reporter
@@ -58,13 +59,13 @@ class Cursor:
         self._now = now
         self._new_id = new_id
         self._is_given_up = is_given_up
+        self._skipped = skipped
         self._file = CursorFile(slot.cursor_path(reporter))
         self._end = Position()  # of the batch that was begun
         self._pending: Pending | None = None
         self._begun: Begun | None = None
         self._oldest_s: float | None = None
         self._is_unsaved = False
-        self.skipped_records = 0
         self.position = slot.segments.end
         try:
             place = self._file.load()
@@ -166,8 +167,8 @@ class Cursor:
         """Go on at a later place, for what is before it is deleted; see `Pin`."""
         if position <= self.position:
             return
-        skipped = position.ordinal - self.position.ordinal
-        self.skipped_records += max(0, skipped)
+        skipped = max(0, position.ordinal - self.position.ordinal)
+        self._skipped(skipped)
         self._log.error(
             "{skipped} records are deleted that reporter {reporter} does not have",
             skipped=skipped,

@@ -42,6 +42,7 @@ class Receiver:
         delivered_records: Events in them.
         failed_tries: Tries that failed.
         dead_letters: Deliveries that were given up.
+        skipped_records: Events that were deleted before it had them.
         last_error: Why the last try failed; empty when it did not.
     """
 
@@ -57,6 +58,7 @@ class Receiver:
     delivered_records: int = 0
     failed_tries: int = 0
     dead_letters: int = 0
+    skipped_records: int = 0
     last_error: str = ""
 
     def took(self, records: int) -> None:
@@ -87,6 +89,10 @@ class Receiver:
             name=self.name,
             reason=reason,
         )
+
+    def skipped(self, records: int) -> None:
+        """Note events that were deleted before it had them; who deleted them tells of it."""
+        self.skipped_records += records
 
     def gone(self, reason: str) -> None:
         """Note that it wants nothing more."""

@@ -53,6 +53,7 @@ class SlotDeliveries(MultiService):
                 now=now,
                 new_id=new_id,
                 is_given_up=lambda receiver=receiver: receiver.is_gone,  # type: ignore[misc]
+                skipped=receiver.skipped,
             )
             delivery = make_delivery(receiver, cursor)
             delivery.setServiceParent(self)

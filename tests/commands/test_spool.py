@@ -91,11 +91,14 @@ def test_status(operator: Operator) -> None:
 @pytest.mark.parametrize("trouble", [{"state": "disabled"}, {"dead_letters": 3}])
 def test_what_needs_somebody(operator: Operator, trouble: dict[str, Any]) -> None:
     """Its exit status is 1, the table is shown, and programs get their JSON."""
-    operator.fake.spool = standing(reporter(**trouble), reporter("local"), lost=4, damaged=1)
+    operator.fake.spool = standing(
+        reporter(**trouble, skipped_records=20), reporter("local"), lost=4, damaged=1
+    )
     result = operator.run("spool", "status")
     assert (result.exit_code, result.stderr) == (1, "")
     assert result.stdout.splitlines()[-1] == (
-        "the spool holds 5.0 MiB, 4 records lost, 1 records damaged"
+        "the spool holds 5.0 MiB, 4 records lost, 1 records damaged, "
+        "20 records deleted before their reporters had them"
     )
     result = operator.run("spool", "status", "--json")
     assert result.exit_code == 1

@@ -57,6 +57,7 @@ def first_byte(bound: str) -> str:
 
 UP, DRAINED = 'llmproxy_backend_up{backend="b"}', 'llmproxy_backend_drained{backend="b"}'
 LOST, DAMAGED = "llmproxy_spool_lost_records_total", "llmproxy_spool_damaged_records_total"
+SKIPPED = 'llmproxy_spool_skipped_records_total{reporter="billing"}'
 AGE = 'llmproxy_spool_backlog_age_seconds{reporter="billing"}'
 DEAD = 'llmproxy_dead_letters_total{reporter="billing"}'
 FAILURE = 'llmproxy_webhook_failure_total{reporter="billing"}'
@@ -205,6 +206,18 @@ CASES = (
         20,
         (({}, "Usage records are lost at gw"),),
     ),
+    Case(
+        "LLMProxyRecordsLost",
+        {LOST: "0x15 1x15", DAMAGED: "0x30", SKIPPED: "0x15 1x15"},
+        20,
+        (({}, "Usage records are lost at gw"),),
+    ),
+    Case(
+        "LLMProxyRecordsLost",
+        {LOST: "0x30", SKIPPED: "0x15 1x15"},
+        20,
+        (({}, "Usage records are lost at gw"),),
+    ),
     Case("LLMProxyDeadLetters", {DEAD: "5x30"}, 20),
     Case(
         "LLMProxyDeadLetters",
@@ -212,12 +225,20 @@ CASES = (
         20,
         ((OF_BILLING, "billing has given usage records up at gw"),),
     ),
-    Case("LLMProxyWebhookFailing", {FAILURE: "0+5x40", SUCCESS: "0+1x40"}, 35),
-    Case("LLMProxyWebhookFailing", {FAILURE: "0x40", SUCCESS: "0x40"}, 35),
+    # It is behind, and takes some; it fails, and is not behind; it waits for a long interval.
+    Case("LLMProxyWebhookFailing", {FAILURE: "0+5x40", SUCCESS: "0+1x40", AGE: "2000x40"}, 35),
+    Case("LLMProxyWebhookFailing", {FAILURE: "0+5x40", SUCCESS: "7x40", AGE: "0+9x40"}, 35),
+    Case("LLMProxyWebhookFailing", {FAILURE: "0x40", SUCCESS: "0x40", AGE: "0+60x40"}, 35),
     Case(
         "LLMProxyWebhookFailing",
-        {FAILURE: "0+1x40", SUCCESS: "7x40"},
+        {FAILURE: "0+1x40", SUCCESS: "7x40", AGE: "0+60x40"},
         35,
+        ((OF_BILLING, "The webhook billing takes nothing from gw"),),
+    ),
+    Case(  # tries have become rare: one an hour
+        "LLMProxyWebhookFailing",
+        {FAILURE: "0 1 3 5 6 7x60 8x60 9x60", SUCCESS: "7x200", AGE: "0+60x200"},
+        180,
         ((OF_BILLING, "The webhook billing takes nothing from gw"),),
     ),
     Case("LLMProxyCertificateExpires", {EXPIRY: f"{30 * DAY_S}x90"}, 80),

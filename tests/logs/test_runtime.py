@@ -19,6 +19,7 @@ from llmproxy.interfaces import ILogSink
 from llmproxy.logs.redaction import Redactor
 from llmproxy.logs.runtime import LineFormat, LineObserver, make_observer
 from llmproxy.logs.streams import StreamSink
+from llmproxy.usage.log_sink import LogSink
 from llmproxy.values import LogLine
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -101,6 +102,14 @@ def test_levels(level: Level, written: list[str]) -> None:
     for call in (log.debug, log.info, log.warn, log.error, log.critical):
         call("said")
     assert [json.loads(line)["level"] for line in file.getvalue().splitlines()] == written
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
+def test_usage_at_any_level(level: Level) -> None:
+    """A reporter of type ``log`` delivers what it is given."""
+    log, file = logger("text", level, f"{LogSink.__module__}.{LogSink.__name__}")
+    log.info("usage {record}", record="{}")
+    assert len(file.getvalue().splitlines()) == 1
 
 
 @pytest.mark.parametrize(("level", "count"), [("debug", 2), ("info", 1), ("warning", 1)])

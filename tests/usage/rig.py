@@ -185,6 +185,7 @@ class World:
             now=self.clock.seconds,
             new_id=self.new_id,
             is_given_up=lambda: self.receiver.is_gone,
+            skipped=self.receiver.skipped,
         )
         self.delivery = self.make_delivery(self.receiver, self.cursor)
 
