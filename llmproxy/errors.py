@@ -549,7 +549,7 @@ class GatewayTimeout(GatewayError):
 
 
 class FirstByteTimeout(GatewayTimeout):
-    """The answer's head did not come in ``first_byte_timeout``."""
+    """The answer's first byte did not come in ``first_byte_timeout``."""
 
     code = "first_byte_timeout"
     message = "The inference server did not begin to answer in time."

@@ -273,7 +273,7 @@ class Backend:
         models: Globs of the models that it serves; empty: by its own list.
         headers: Further fields to send, the backend's own credentials among them.
         connect_timeout_s: TCP and TLS handshake.
-        first_byte_timeout_s: Until the answer's head.
+        first_byte_timeout_s: Until the first byte of the answer's body.
         stall_timeout_s: Longest silence between two pieces.
         timeout_s: Whole request; 0: none.
         inject_usage: Whether it may be asked for usage that the client did not ask for.

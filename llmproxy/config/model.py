@@ -144,7 +144,7 @@ class Backend:
     )
     connect_timeout: Duration = setting("TCP and TLS handshake", Duration(5.0))
     first_byte_timeout: Duration = setting(
-        "until the answer's head; prefill of a long prompt is slow", Duration(300.0)
+        "until the first byte behind the head; prefill is slow", Duration(300.0)
     )
     stall_timeout: Duration = setting("longest silence between two pieces", Duration(120.0))
     timeout: Duration = setting("whole request, 0: none", Duration(0.0))

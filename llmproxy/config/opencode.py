@@ -33,10 +33,7 @@ def longest_head_wait_s(config: Config) -> float | None:
     retry = config.routing.retry
     retries = retry.max_retries if retry.enabled else 0
     connects = [backend.connect_timeout for backend in config.backends]
-    first_bytes = [
-        *(backend.first_byte_timeout for backend in config.backends),
-        *(one.first_byte_timeout for one in config.models if one.first_byte_timeout is not None),
-    ]
+    first_bytes = _first_byte_timeouts(config)
     may_queue = any(backend.max_concurrent for backend in config.backends)
     queue_s = config.routing.queue.max_wait if may_queue else 0.0
     if not all(connects) or not all(first_bytes) or (may_queue and not queue_s):
@@ -45,9 +42,22 @@ def longest_head_wait_s(config: Config) -> float | None:
 
 
 def longest_silence_s(config: Config) -> float | None:
-    """Say how long a stream may be silent before the gateway ends it; None: no bound."""
-    stalls = [backend.stall_timeout for backend in config.backends]
-    return max(stalls) if all(stalls) else None
+    """Say how long a stream may be silent before the gateway ends it; None: no bound.
+
+    Many servers send the head first, and the prefill comes behind it.
+    """
+    silences = [
+        *(backend.stall_timeout for backend in config.backends),
+        *_first_byte_timeouts(config),
+    ]
+    return max(silences) if all(silences) else None
+
+
+def _first_byte_timeouts(config: Config) -> list[float]:
+    return [
+        *(backend.first_byte_timeout for backend in config.backends),
+        *(one.first_byte_timeout for one in config.models if one.first_byte_timeout is not None),
+    ]
 
 
 def _with_slack(seconds: float | None) -> float | None:

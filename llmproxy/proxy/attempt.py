@@ -45,11 +45,14 @@ class Answering:
     Attributes:
         response: The head; its body is not yet delivered.
         injected_usage: Whether the backend was asked for usage in the client's place.
+        first_byte_by_s: When the first piece of its body must have come, on the clock; None: it may
+            take its time.
         deadline_s: When the backend's total time is over, on the clock; None: never.
     """
 
     response: IUpstreamResponse
     injected_usage: bool
+    first_byte_by_s: float | None
     deadline_s: float | None
 
 
@@ -102,7 +105,9 @@ class Attempt:
         if wait_s is None:
             wait_s = backend.first_byte_timeout_s
         total_s = backend.timeout_s
-        deadline_s = self._clock.seconds() + total_s if total_s else None
+        now_s = self._clock.seconds()
+        deadline_s = now_s + total_s if total_s else None
+        first_byte_by_s = now_s + wait_s if wait_s else None
         limit_s = min(wait_s, total_s) if wait_s and total_s else wait_s or total_s
         answer = self._lease.client.request(
             outbound.method,
@@ -113,7 +118,7 @@ class Attempt:
         )
         timeout = self._timeouts.start(limit_s, partial(self._expire, answer)) if limit_s else None
         try:
-            return Answering(await answer, injected_usage, deadline_s)
+            return Answering(await answer, injected_usage, first_byte_by_s, deadline_s)
         except CancelledError:
             if self._expired:
                 raise (FirstByteTimeout if limit_s == wait_s else GatewayTimeout) from None

@@ -153,11 +153,13 @@ class Exchange:
     def stream_age(self, now_s: float) -> tuple[float, float] | None:
         """Say how long a stream under way has lasted, and been silent; None when it is none.
 
+        One that waits for its first piece is none yet.
+
         Args:
             now_s: The time on the clock, in seconds.
         """
         relay = self._relay
-        if relay is None or not relay.is_stream:
+        if relay is None or not relay.is_stream or relay.first_piece_s is None:
             return None
         return now_s - self._request.started_s, relay.silent_s(now_s)
 
@@ -313,6 +315,7 @@ class Exchange:
             withholder=withholder,
             clock=path.clock,
             is_stream=is_stream,
+            first_byte_by_s=answering.first_byte_by_s,
             stall_timeout_s=lease.backend.stall_timeout_s,
             deadline_s=answering.deadline_s,
             length_bytes=length_bytes,

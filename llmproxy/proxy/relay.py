@@ -22,6 +22,7 @@ from zope.interface import implementer
 
 from llmproxy.errors import (
     BadResponse,
+    FirstByteTimeout,
     GatewayError,
     GatewayTimeout,
     RelayBroken,
@@ -45,7 +46,9 @@ class Relay(Protocol):
         withholder: Takes the usage chunk out again that the client did not ask for; or None.
         clock: Of the timeouts.
         is_stream: Whether the body is an event stream.
-        stall_timeout_s: Longest silence; 0: no limit.
+        first_byte_by_s: When the first piece must have come, on the clock; None: no limit. Many
+            servers send their head at once, and the prefill comes behind it.
+        stall_timeout_s: Longest silence between two pieces; 0: no limit.
         deadline_s: When the total time is over, on the clock; None: never.
         length_bytes: Of the whole body, where the client was told it; None: it was not. The piece
             that completes it is kept for `close`, for it is the end.
@@ -70,6 +73,7 @@ class Relay(Protocol):
         withholder: UsageWithholder | None,
         clock: IReactorTime,
         is_stream: bool,
+        first_byte_by_s: float | None,
         stall_timeout_s: float,
         deadline_s: float | None,
         length_bytes: int | None = None,
@@ -80,6 +84,7 @@ class Relay(Protocol):
         self._withholder = withholder
         self._clock = clock
         self.is_stream = is_stream
+        self._first_byte_by_s = first_byte_by_s
         self._stall_timeout_s = stall_timeout_s
         self._deadline_s = deadline_s
         self._missing_bytes = length_bytes
@@ -228,7 +233,15 @@ class Relay(Protocol):
                 self._time_out(GatewayTimeout())
                 return
             due.append(self._deadline_s)
-        if self._stall_timeout_s:
+        if self.first_piece_s is None:
+            if self._first_byte_by_s is not None:
+                if now >= self._first_byte_by_s:
+                    self._time_out(FirstByteTimeout())
+                    return
+                due.append(self._first_byte_by_s)
+            if self._stall_timeout_s:  # the first silence that counts cannot be over sooner
+                due.append(now + self._stall_timeout_s)
+        elif self._stall_timeout_s:
             # While the client takes nothing, the backend's silence is our own doing.
             silent_s = self.silent_s(now)
             if silent_s >= self._stall_timeout_s:

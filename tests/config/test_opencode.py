@@ -32,15 +32,24 @@ def test_until_the_head(load: Load, text: str, seconds: float | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stalls", "seconds"), [(("60s", "90s"), 90), (("60s", "0"), None), (("1s", "1s"), 1)]
+    ("clocks", "more", "seconds"),
+    [
+        ((("60s", "20s"), ("90s", "20s")), "", 90),
+        ((("60s", "20s"), ("0", "20s")), "", None),
+        ((("60s", "0"), ("60s", "20s")), "", None),
+        ((("1s", "1s"), ("1s", "7s")), "", 7),
+        ((("1s", "1s"), ("1s", "7s")), "models: [{id: m, first_byte_timeout: 9s}]", 9),
+    ],
 )
-def test_silence(load: Load, stalls: tuple[str, str], seconds: float | None) -> None:
-    """The most patient backend's."""
+def test_silence(
+    load: Load, clocks: tuple[tuple[str, str], ...], more: str, seconds: float | None
+) -> None:
+    """The most patient backend's; the prefill may come behind the head."""
     backends = ", ".join(
-        f"{{name: b{number}, url: 'demo:', stall_timeout: {stall}}}"
-        for number, stall in enumerate(stalls)
+        f"{{name: b{number}, url: 'demo:', stall_timeout: {stall}, first_byte_timeout: {first}}}"
+        for number, (stall, first) in enumerate(clocks)
     )
-    assert longest_silence_s(load(f"{START}backends: [{backends}]\n")) == seconds
+    assert longest_silence_s(load(f"{START}backends: [{backends}]\n{more}\n")) == seconds
 
 
 def test_the_gateway_gives_up_first(load: Load) -> None:

@@ -31,10 +31,10 @@ BUSY_ANSWER = "429 or 503"
 OTHER_ANSWER = "any other answer, a 500 as well"
 NO_HEAD = "the connection ended before the answer's head was complete"
 NO_HTTP = "an answer that is not HTTP, or not to be trusted"
-NO_FIRST_BYTE = "no head within `first_byte_timeout`"
+NO_FIRST_BYTE = "no first byte of the answer within `first_byte_timeout`"
 CUT_EARLY = "the answer ended after its head, before any of its body"
 CUT_LATE = "the answer ended later"
-STALLED = "silence for `stall_timeout`"
+STALLED = "then silence for `stall_timeout`"
 LEFT = "the client left"
 
 
@@ -57,6 +57,7 @@ class Fault:
         code: The error's, to the client as far as it can be told, and in the access log.
         body: What the client gets of the backend's body; None: an error of ours.
         whole: Whether the client sees a complete answer.
+        headed: Whether the gateway gets a head, where its line says nothing of that.
         outcome: What the access log says.
         again: Whether another backend is tried, if there is one.
         attempts: How many tries there are if there is none.
@@ -73,6 +74,7 @@ class Fault:
     code: str = ""
     body: bytes | None = None
     whole: bool = True
+    headed: bool = False
     outcome: str
     again: bool = False
     attempts: int = 1
@@ -119,6 +121,12 @@ def streaming(data: bytes, *, reset: bool = False, stay: bool = False) -> Script
         sending(data, reset=reset, stay=stay)(connection)
 
     return script
+
+
+def silent_stream(connection: Connection) -> None:
+    """Begin a stream, say nothing in it, and wait to be left."""
+    connection.stream_head()
+    connection.wait_for_close(30)
 
 
 def answering(status: bytes, more: bytes = b"") -> Script:
@@ -240,6 +248,16 @@ FAULTS = (
     _invalid(name="two-framings", line=NO_HTTP, script=sending(TWO_FRAMINGS, stay=True), cut=True),
     _mute(name="mute", script=sending(b"", stay=True)),
     _mute(name="mute-in-its-head", script=sending(HALF_A_HEAD, stay=True), stream=True),
+    _mute(name="plain-mute-behind-its-head", script=sending(LONG, stay=True), headed=True),
+    _mute(
+        name="stream-mute-behind-its-head",
+        headed=True,
+        script=silent_stream,
+        stream=True,
+        status=200,
+        body=b"",
+        whole=False,
+    ),
     _invalid(name="plain-head-only", line=CUT_EARLY, script=sending(LONG)),
     _invalid(name="plain-chunked-head-only", line=CUT_EARLY, script=sending(CHUNKED)),
     _torn(
@@ -285,7 +303,6 @@ FAULTS = (
         body=EVENT + DONE,
         outcome="ok",
     ),
-    _stalled(name="plain-stalled-at-its-head", script=sending(LONG, stay=True), status=504),
     _stalled(
         name="plain-stalled",
         script=sending(LONG + HALF, stay=True),

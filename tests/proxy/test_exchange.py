@@ -704,7 +704,7 @@ def test_cut_by_the_operator(phase: str) -> None:
 
 
 def test_what_a_watch_sees_of_a_stream() -> None:
-    """From its head on, how long it has lasted and been silent; and whose it is."""
+    """From its first piece on, how long it has lasted and been silent; and whose it is."""
     rig = Rig()
     request = FakeRequest(b'{"model":"m","stream":true}', headers=[(b"x-session-id", b"s1")])
     exchange = rig.begin(request)
@@ -713,6 +713,7 @@ def test_what_a_watch_sees_of_a_stream() -> None:
     response = stream_response()
     sent_to(rig).answer.callback(response)
     rig.clock.advance(3)
+    assert exchange.stream_age(rig.clock.seconds()) is None
     response.piece(b'data: {"choices":[]}\n\n')
     rig.clock.advance(1)
     assert exchange.stream_age(rig.clock.seconds()) == (6.0, 1.0)

@@ -12,7 +12,7 @@ from twisted.web.client import ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
 from zope.interface.verify import verifyObject
 
-from llmproxy.errors import BadResponse, GatewayError, GatewayTimeout, KeyDisabled, RelayBroken
+from llmproxy.errors import BadResponse, FirstByteTimeout, GatewayError, KeyDisabled, RelayBroken
 from llmproxy.interfaces import IProgress
 from llmproxy.proxy.meter import make_meter
 from llmproxy.proxy.relay import Relay
@@ -30,6 +30,7 @@ class Relaying:
         *,
         is_stream: bool = True,
         withholder: UsageWithholder | None = None,
+        first_byte_by_s: float | None = 300.0,
         stall_timeout_s: float = 120.0,
         deadline_s: float | None = None,
         length_bytes: int | None = None,
@@ -46,6 +47,7 @@ class Relaying:
             withholder=withholder,
             clock=self.clock,
             is_stream=is_stream,
+            first_byte_by_s=first_byte_by_s,
             stall_timeout_s=stall_timeout_s,
             deadline_s=deadline_s,
             length_bytes=length_bytes,
@@ -188,11 +190,44 @@ def test_stalled_stream_ends_as_said() -> None:
     assert relaying.request.output.count(b'"error"') == 1
 
 
-def test_plain_answer_that_stalls_before_its_first_byte() -> None:
+@pytest.mark.parametrize("first_byte_by_s", [None, 300.0, 7.0])
+def test_silence_behind_an_early_head_is_the_prefill(first_byte_by_s: float | None) -> None:
+    """The clock of the first byte goes on; that of silence begins with it, at any moment."""
+    relaying = Relaying(first_byte_by_s=first_byte_by_s, stall_timeout_s=2)
+    waits_s = (first_byte_by_s or 1000.0) - 1.5
+    relaying.clock.pump([0.5] * int(waits_s * 2))
+    assert relaying.ends == []
+    relaying.piece(EVENT)
+    relaying.clock.pump([0.5] * 3)
+    assert relaying.ends == []
+    relaying.clock.advance(0.5)
+    broken = relaying.failed_with(RelayBroken)
+    assert isinstance(broken, RelayBroken)
+    assert broken.code == "stall_timeout"
+
+
+def test_nothing_behind_an_early_head() -> None:
+    """A stream ends with an error event, and its backend is to blame."""
+    relaying = Relaying(first_byte_by_s=30.0, stall_timeout_s=0)
+    relaying.clock.advance(29)
+    assert relaying.ends == []
+    relaying.clock.advance(1)
+    assert relaying.transport.stopped
+    broken = relaying.failed_with(RelayBroken)
+    assert isinstance(broken, RelayBroken)
+    assert (broken.code, broken.timeout, broken.blames_backend) == (
+        "first_byte_timeout",
+        True,
+        True,
+    )
+    assert relaying.request.output.startswith(b'data: {"error"')
+
+
+def test_plain_answer_without_a_first_byte() -> None:
     """Nothing was sent: a 504 can still be answered."""
-    relaying = Relaying(is_stream=False, stall_timeout_s=30)
+    relaying = Relaying(is_stream=False, first_byte_by_s=30.0)
     relaying.clock.advance(30)
-    relaying.failed_with(GatewayTimeout)
+    relaying.failed_with(FirstByteTimeout)
     assert not relaying.request.head_sent
 
 
@@ -210,8 +245,8 @@ def test_total_time() -> None:
 
 
 def test_no_clock_at_all() -> None:
-    """With both clocks off there is no timer."""
-    relaying = Relaying(stall_timeout_s=0)
+    """With all clocks off there is no timer."""
+    relaying = Relaying(first_byte_by_s=None, stall_timeout_s=0)
     assert relaying.clock.getDelayedCalls() == []
     relaying.end()
     assert relaying.request.finished
@@ -220,6 +255,7 @@ def test_no_clock_at_all() -> None:
 def test_slow_client_pauses_the_backend() -> None:
     """The client's transport pauses the body, and time paused is no stall."""
     relaying = Relaying(stall_timeout_s=30)
+    relaying.piece(EVENT)
     relaying.request.producer.pauseProducing()
     assert relaying.transport.paused
     relaying.clock.pump([10] * 20)
@@ -293,7 +329,7 @@ def test_last_piece_is_the_backends() -> None:
     ("end", "blames"),
     [
         (lambda relaying: relaying.end(ResponseFailed([])), True),
-        (lambda relaying: relaying.clock.advance(120.0), True),
+        (lambda relaying: relaying.clock.advance(300.0), True),
         (lambda relaying: relaying.relay.cut_short(KeyDisabled()), False),
     ],
 )

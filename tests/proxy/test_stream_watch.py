@@ -58,12 +58,13 @@ class Bench:
         self.watch.startService()
 
     def stream(self) -> tuple[FakeRequest, FakeResponse]:
-        """Begin a stream."""
+        """Begin a stream, with a first piece."""
         request = FakeRequest(b'{"model":"m","stream":true}')
         request.started_s = self.rig.clock.seconds()
         self.rig.begin(request)
         response = stream_response()
         sent_to(self.rig).answer.callback(response)
+        response.piece(EVENT)
         return request, response
 
     def wait(self, seconds: int) -> None:
