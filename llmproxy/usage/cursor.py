@@ -145,7 +145,7 @@ class Cursor:
             self._end = reading.end
             self._oldest_s = reading.oldest_s
             batch = Batch(begun.id, cast(EventKind, reading.kind), reading.events)
-            self._pending = Pending(batch, begun.first_try_s, begun.tries)
+            self._pending = Pending(batch, begun.first_try_s, begun.tries, begun.away_s)
             self._save()
         return self._pending
 
@@ -197,12 +197,14 @@ class Cursor:
         elif nearest > place.position:
             self.skip_to(nearest)
         elif place.begun is not None and place.begun.end <= segments.end:
-            self._begun = place.begun
+            # While no daemon was there nothing was tried: that is no time of failing.
+            away_s = max(0.0, self._now() - place.written_s)
+            self._begun = attrs.evolve(place.begun, away_s=place.begun.away_s + away_s)
 
     def _save(self) -> None:
         """Write the file; when that fails, this process knows, and the next one repeats a batch."""
         try:
-            self._file.save(Place(self.position, self._begun), self._now())
+            self._file.save(Place(self.position, self._begun, self._now()))
         except OSError as error:
             if not self._is_unsaved:
                 self._log.error(

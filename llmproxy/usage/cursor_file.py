@@ -26,6 +26,7 @@ class _PendingJson(msgspec.Struct):
     ordinal: int
     first_try_s: float
     tries: int
+    away_s: float = 0.0
 
 
 class _CursorJson(msgspec.Struct):
@@ -48,12 +49,14 @@ class Begun:
         end: The place behind its last event.
         first_try_s: When it was tried first, seconds since the epoch.
         tries: How often it failed.
+        away_s: How long since then nobody was there to try it.
     """
 
     id: str
     end: Position
     first_try_s: float
     tries: int
+    away_s: float = 0.0
 
 
 @attrs.frozen
@@ -63,10 +66,12 @@ class Place:
     Attributes:
         position: Everything before it is delivered.
         begun: The delivery that begins there; None: none was begun.
+        written_s: When it was written, seconds since the epoch.
     """
 
     position: Position
     begun: Begun | None = None
+    written_s: float = 0.0
 
 
 class CursorDamaged(Exception):
@@ -97,17 +102,19 @@ class CursorFile:
         except FileNotFoundError:
             return None
         lines = [_decoded(content[:_LINE_BYTES]), _decoded(content[_LINE_BYTES:])]
-        found = max((one for one in lines if one), key=lambda one: one.number, default=None)
-        if found is None:
+        last = max((one for one in lines if one), key=lambda one: one[1].number, default=None)
+        if last is None:
             raise CursorDamaged(self._path)
+        written_s, found = last
         self._number = found.number
         begun = None
         if (pending := found.pending) is not None:
             end = Position(pending.segment, pending.offset_bytes, pending.ordinal)
-            begun = Begun(pending.id, end, pending.first_try_s, pending.tries)
-        return Place(Position(found.segment, found.offset_bytes, found.ordinal), begun)
+            begun = Begun(pending.id, end, pending.first_try_s, pending.tries, pending.away_s)
+        position = Position(found.segment, found.offset_bytes, found.ordinal)
+        return Place(position, begun, written_s)
 
-    def save(self, place: Place, now_s: float) -> None:
+    def save(self, place: Place) -> None:
         """Write it; what it said before stays there until the next time.
 
         Raises:
@@ -120,13 +127,14 @@ class CursorFile:
                 **attrs.asdict(begun.end),
                 first_try_s=begun.first_try_s,
                 tries=begun.tries,
+                away_s=begun.away_s,
             )
         number = self._number + 1
         event = msgspec.json.encode(
             _CursorJson(number, **attrs.asdict(place.position), pending=pending)
         )
-        room_bytes = _LINE_BYTES - len(encode_line("cursor", now_s, event))
-        line = encode_line("cursor", now_s, event + b" " * room_bytes)
+        room_bytes = _LINE_BYTES - len(encode_line("cursor", place.written_s, event))
+        line = encode_line("cursor", place.written_s, event + b" " * room_bytes)
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             if os.pwrite(descriptor, line, number % 2 * _LINE_BYTES) != len(line):
@@ -136,11 +144,11 @@ class CursorFile:
         self._number = number
 
 
-def _decoded(line: bytes) -> _CursorJson | None:
+def _decoded(line: bytes) -> tuple[float, _CursorJson] | None:
     found = decode_line(line)
     if found is None:
         return None
     try:
-        return _DECODER.decode(found.event)
+        return found.time_s, _DECODER.decode(found.event)
     except msgspec.DecodeError:
         return None

@@ -40,9 +40,9 @@ _MOST_DOUBLINGS: Final = 40
 class Delivery(Service):
     """Delivers what a source gives.
 
-    After a failure it waits a random time up to a bound that doubles (full jitter), but at least as
-    long as the reporter asks for. Stopping tries a last time, for a few seconds; not what has an
-    end of its own.
+    After a failure it waits a random time up to a bound that doubles (full jitter). A reporter that
+    asks to be left alone gets nothing for so long, from no delivery. Stopping tries a last time,
+    for a few seconds; not what has an end of its own.
 
     Args:
         receiver: The reporter.
@@ -160,24 +160,29 @@ class Delivery(Service):
     async def _deliver(self, pending: Pending) -> bool:
         """Deliver a batch; False: not now."""
         receiver = self._receiver
-        while True:
+        while await self._is_rested():
             self.state = "delivering"
             try:
                 async with receiver.one_at_a_time:
                     if receiver.is_gone:
                         return False
+                    if receiver.rests_until_s > self._clock.seconds():
+                        continue  # another delivery was told so just now
                     try:
                         await receiver.sink.deliver(pending.batch)
                     except ReceiverGone as error:  # whoever waits for the lock is to know
                         receiver.gone(str(error))
                         return False
+                    except DeliveryFailed as error:  # likewise
+                        receiver.rest(self._clock.seconds(), error.retry_after_s or 0.0)
+                        raise
             except CancelledError:
                 raise
             except DeliveryFailed as error:
-                reason, retry_after_s = str(error), error.retry_after_s or 0.0
+                reason = str(error)
             except Exception as error:  # noqa: BLE001 - it stays in the spool, whatever it is
                 self._log.failure("a delivery to reporter {name} failed", name=receiver.name)
-                reason, retry_after_s = str(error) or type(error).__name__, 0.0
+                reason = str(error) or type(error).__name__
             else:
                 self.source.done()
                 receiver.took(len(pending.batch.events))
@@ -190,11 +195,21 @@ class Delivery(Service):
             if self._is_ending:
                 self._has_tried_last = True
                 return False
-            await self._wait(pending.tries, retry_after_s)
+            limit_s = self._backoff.wait_s(min(pending.tries - 1, _MOST_DOUBLINGS))
+            await self._wait(self._random.uniform(0, limit_s))
+        return False
+
+    async def _is_rested(self) -> bool:
+        """Wait until the receiver may be asked; False: this delivery ends before."""
+        while (rest_s := self._receiver.rests_until_s - self._clock.seconds()) > 0:
+            if self._is_ending:
+                return False
+            await self._wait(rest_s)
+        return True
 
     def _is_hopeless(self, pending: Pending) -> bool:
         limit_s = self._policy.give_up_after_s
-        return limit_s > 0 and self._now() - pending.first_try_s >= limit_s
+        return limit_s > 0 and self._now() - pending.first_try_s - pending.away_s >= limit_s
 
     async def _bury(self, pending: Pending, reason: str) -> bool:
         """Make a batch a dead letter; False: that cannot be done now."""
@@ -214,12 +229,8 @@ class Delivery(Service):
         self._receiver.gave_up(pending.batch.id, reason)
         return True
 
-    async def _wait(self, tries: int, retry_after_s: float) -> None:
+    async def _wait(self, wait_s: float) -> None:
         self.state = "waiting"
-        limit_s = self._backoff.wait_s(min(tries - 1, _MOST_DOUBLINGS))
-        wait_s = max(
-            self._random.uniform(0, limit_s), min(retry_after_s, self._policy.max_backoff_s)
-        )
         pause: Deferred[None] = Deferred()
         self._pause = pause
         timer = self._clock.callLater(wait_s, pause.callback, None)

@@ -43,6 +43,7 @@ class Receiver:
         failed_tries: Tries that failed.
         dead_letters: Deliveries that were given up.
         skipped_records: Events that were deleted before it had them.
+        rests_until_s: When it may be asked again, on the clock; it said so itself.
         last_error: Why the last try failed; empty when it did not.
     """
 
@@ -59,6 +60,7 @@ class Receiver:
     failed_tries: int = 0
     dead_letters: int = 0
     skipped_records: int = 0
+    rests_until_s: float = float("-inf")
     last_error: str = ""
 
     def took(self, records: int) -> None:
@@ -79,6 +81,11 @@ class Receiver:
                 reason=reason,
             )
         self.last_error = reason
+
+    def rest(self, now_s: float, wait_s: float) -> None:
+        """Leave it alone for a while, in every delivery, as far as the policy's longest wait."""
+        until_s = now_s + min(wait_s, self.policy.max_backoff_s)
+        self.rests_until_s = max(self.rests_until_s, until_s)
 
     def gave_up(self, batch_id: str, reason: str) -> None:
         """Note a delivery that became a dead letter."""

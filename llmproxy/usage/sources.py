@@ -20,11 +20,13 @@ class Pending:
         batch: The batch.
         first_try_s: When it was tried first, seconds since the epoch.
         tries: How often it failed.
+        away_s: How long since then nobody was there to try it.
     """
 
     batch: Batch
     first_try_s: float
     tries: int = 0
+    away_s: float = 0.0
 
 
 class BatchSource(Protocol):

@@ -11,7 +11,9 @@ from llmproxy.usage.cursor_file import Begun, CursorDamaged, CursorFile, Place
 from llmproxy.usage.segments import Position
 from llmproxy.wire.spool_line import encode_line
 
-PLACE = Place(Position(5, 100, 7), Begun("msg_" + "f" * 32, Position(9, 3, 11), 1.5, 4))
+PLACE = Place(
+    Position(5, 100, 7), Begun("msg_" + "f" * 32, Position(9, 3, 11), 1.5, 4, 60.5), 1_800_000_000.5
+)
 OLDER = Place(Position(5, 50, 6))
 
 
@@ -32,11 +34,11 @@ def test_what_was_written_last_is_read(path: Path, times: int) -> None:
     for number in range(times):
         file = CursorFile(str(path))
         file.load()
-        file.save(Place(Position(number)), 0.0)
+        file.save(Place(Position(number)))
     file = CursorFile(str(path))
     file.load()
     for place in (OLDER, PLACE, OLDER, PLACE):
-        file.save(place, 0.0)
+        file.save(place)
         assert loaded(path) == place
     assert path.stat().st_size == 1024
     assert path.read_bytes().count(b"\n") == 2
@@ -45,10 +47,10 @@ def test_what_was_written_last_is_read(path: Path, times: int) -> None:
 def test_large_numbers_fit(path: Path) -> None:
     """A line is never longer than its half of the file."""
     huge = Position(10**15, 10**12, 10**15)
-    place = Place(huge, Begun("msg_" + "f" * 32, huge, 1_800_000_000.123456, 10**9))
+    place = Place(huge, Begun("msg_" + "f" * 32, huge, 1_800_000_000.123456, 10**9, 1e9 / 7), 4e9)
     file = CursorFile(str(path))
-    file.save(place, 4e9)
-    file.save(place, 4e9)
+    file.save(place)
+    file.save(place)
     assert loaded(path) == place
     assert path.stat().st_size == 1024
 
@@ -61,8 +63,8 @@ def test_no_file(path: Path) -> None:
 def test_any_damage_leaves_the_place_before(path: Path) -> None:
     """Cut or flipped at any byte: what comes twice is better than what never comes."""
     file = CursorFile(str(path))
-    file.save(OLDER, 0.0)
-    file.save(PLACE, 0.0)  # in the first half
+    file.save(OLDER)
+    file.save(PLACE)  # in the first half
     whole = path.read_bytes()
     for place in range(0, 1024, 3):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
@@ -87,13 +89,13 @@ def test_nothing_that_can_be_understood(path: Path) -> None:
 def test_half_a_write_leaves_the_place_before(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It fails, and the next one is written to the same half."""
     file = CursorFile(str(path))
-    file.save(OLDER, 0.0)
-    file.save(PLACE, 0.0)
+    file.save(OLDER)
+    file.save(PLACE)
     pwrite = os.pwrite
     with monkeypatch.context() as patched:
         patched.setattr(os, "pwrite", lambda fd, line, offset: pwrite(fd, line[:60], offset))
         with pytest.raises(OSError, match="not written whole"):
-            file.save(Place(Position(9, 999, 9999)), 0.0)
+            file.save(Place(Position(9, 999, 9999)))
     assert loaded(path) == PLACE
-    file.save(OLDER, 0.0)
+    file.save(OLDER)
     assert loaded(path) == OLDER

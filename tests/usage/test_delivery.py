@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import pytest
 from twisted.internet.defer import CancelledError
+from twisted.internet.task import Clock
 
 from llmproxy.config.setting import Duration
 from llmproxy.errors import DeliveryFailed, ReceiverGone
@@ -141,6 +142,33 @@ def test_a_receiver_that_says_when(tmp_path: Path, asked_s: float, waited_s: int
     world.stop()
 
 
+def test_a_receiver_that_says_when_says_it_to_all(tmp_path: Path) -> None:
+    """Other deliveries leave it alone as well, and so does the last try at the end."""
+    world = started(tmp_path)
+    other = World(tmp_path, world.sink, clock=world.clock)
+    waiting, later = (world.make_delivery(world.receiver, other.cursor) for _ in range(2))
+    world.sink.holds = True
+    report(world, 100)
+    world.pump(1)
+    names = report(other, 100, "o")
+    waiting.startService()  # waits for its turn
+    world.pump(1)
+    world.sink.holds = False
+    world.sink.held.pop().errback(DeliveryFailed("it answered 429", 30.0))
+    world.pump(29)
+    assert (len(world.sink.tries), waiting.state) == (1, "waiting")
+    ends: list[Any] = []
+    waiting.stopService().addCallback(ends.append)
+    world.pump(0.1)
+    assert (len(world.sink.tries), ends) == (1, [None])
+    later.startService()
+    world.pump(3)
+    assert sorted(ids_of(world.sink.taken)) == sorted([*(f"r{n}" for n in range(100)), *names])
+    later.stopService()
+    other.kill()
+    world.stop()
+
+
 def test_an_error_that_nobody_expected(tmp_path: Path) -> None:
     """It is logged, and the batch is tried again like any other."""
     logged = Logged("Delivery")
@@ -221,6 +249,35 @@ def test_a_delivery_that_is_hopeless(tmp_path: Path) -> None:
     world.pump(60)
     assert ids_of(world.sink.taken) == [f"r{n}" for n in range(100, 150)]
     world.stop()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_time_without_a_daemon_is_no_time_of_failing(tmp_path: Path, killed: bool) -> None:
+    """However long it was: what is left of the time to give up is what was left at its end."""
+    policy = attrs.evolve(POLICY, give_up_after_s=600.0)
+    world = started(tmp_path, policy=policy)
+    world.sink.error = DeliveryFailed("it answered 503")
+    report(world, 100)
+    world.pump(300)
+    end_s = world.clock.seconds()
+    if killed:
+        world.kill()
+    else:
+        world.stop()
+    for _ in range(2):  # one that is killed before it could try
+        clock = Clock()
+        clock.advance(end_s + 100_000)
+        again = World(tmp_path, world.sink, policy=policy, clock=clock)
+        again.kill()
+    again = started(tmp_path, sink=world.sink, policy=policy, clock=clock)
+    again.pump(200)
+    assert again.receiver.dead_letters == 0
+    again.pump(250)
+    assert again.receiver.dead_letters == 1
+    found: list[Any] = []
+    again.dead_letters.oldest("billing", 10).addCallback(found.extend)
+    assert found[0].given_up_at_s - found[0].first_try_at_s > 100_000
+    again.stop()
 
 
 def test_no_place_for_dead_letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
