@@ -48,6 +48,7 @@ class ReceiverStatus:
         delivered_records: Events in them.
         failed_tries: Deliveries that it did not take, each try counted.
         dead_letters: Deliveries that were given up.
+        dead_letter_bytes: The size of those, and of earlier ones, that were not sent again.
         skipped_records: Events that were deleted before it had them.
         last_error: Why the last try failed; empty when the last one did not.
         resending: Events of a replay, or of dead letters, that it was sent so far; None: there is
@@ -64,6 +65,7 @@ class ReceiverStatus:
     delivered_records: int = 0
     failed_tries: int = 0
     dead_letters: int = 0
+    dead_letter_bytes: int = 0
     skipped_records: int = 0
     last_error: str = ""
     resending: int | None = None

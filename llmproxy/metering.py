@@ -208,6 +208,7 @@ class Metering(MultiService):
             delivered_records=receiver.delivered_records,
             failed_tries=receiver.failed_tries,
             dead_letters=receiver.dead_letters,
+            dead_letter_bytes=self._dead_letters.size_bytes(receiver.name),
             skipped_records=receiver.skipped_records,
             last_error=receiver.last_error,
             resending=self.resends.sent(receiver.name),

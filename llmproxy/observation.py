@@ -61,6 +61,7 @@ _OF_REPORTERS: Final = (
     (catalogue.SPOOL_AGE, "oldest_s", get_args(ReporterType)),
     (catalogue.SPOOL_SKIPPED, "skipped_records", get_args(ReporterType)),
     (catalogue.DEAD_LETTERS, "dead_letters", get_args(ReporterType)),
+    (catalogue.DEAD_LETTER_BYTES, "dead_letter_bytes", get_args(ReporterType)),
     (catalogue.WEBHOOK_SUCCESS, "delivered_batches", ("webhook",)),
     (catalogue.WEBHOOK_FAILURE, "failed_tries", ("webhook",)),
 )
@@ -283,6 +284,7 @@ class Observation(MultiService):
             return
         spool, reporters = metering.spool_status, metering.receiver_statuses
         metrics.watch(catalogue.SPOOL_BYTES, lambda: spool().size_bytes)
+        metrics.watch(catalogue.SPOOL_WAITING, lambda: spool().waiting_records)
         metrics.watch(catalogue.SPOOL_LOST, lambda: spool().lost_records)
         metrics.watch(catalogue.SPOOL_DAMAGED, lambda: spool().damaged_records)
         for metric, field, types in _OF_REPORTERS:

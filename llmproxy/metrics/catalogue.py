@@ -232,8 +232,17 @@ SPOOL_SKIPPED: Final = _counter(
 SPOOL_DAMAGED: Final = _counter(
     "llmproxy_spool_damaged_records_total", "Records that could not be read back from the spool."
 )
+SPOOL_WAITING: Final = _gauge(
+    "llmproxy_spool_waiting_records", "Records that wait in memory, for they cannot be written."
+)
 DEAD_LETTERS: Final = _counter(
     "llmproxy_dead_letters_total", "Deliveries that a reporter gave up.", "reporter"
+)
+DEAD_LETTER_BYTES: Final = _gauge(
+    "llmproxy_dead_letter_bytes",
+    "Size of what a reporter gave up and was not sent again.",
+    "reporter",
+    over_workers="livemax",
 )
 WEBHOOK_SUCCESS: Final = _counter(
     "llmproxy_webhook_success_total", "Deliveries that a webhook took.", "reporter"
@@ -287,7 +296,11 @@ PROCESS_CPU: Final = _counter(
     "process_cpu_seconds_total", "Processor time of the process, user and system."
 )
 PROCESS_MEMORY: Final = _gauge("process_resident_memory_bytes", "Resident memory of the process.")
-PROCESS_FILES: Final = _gauge("process_open_fds", "Open file descriptors of the process.")
+PROCESS_FILES: Final = _gauge(
+    "process_open_fds",
+    "Open file descriptors of the process; of several, of the one that has most.",
+    over_workers="livemax",
+)
 PROCESS_MOST_FILES: Final = _gauge(
     "process_max_fds", "Most file descriptors that the process may open.", over_workers="livemin"
 )

@@ -60,6 +60,14 @@ class DeadLetters:
         """Sum up the oldest, those among them that are being sent again; fails with `OSError`."""
         return self._in_thread(_oldest, (*self._claimed(reporter), self.path(reporter)), limit)
 
+    def size_bytes(self, reporter: str) -> int:
+        """Say how large a reporter's files are together."""
+        sizes_bytes = 0
+        for path in (*self._claimed(reporter), self.path(reporter)):
+            with suppress(FileNotFoundError):
+                sizes_bytes += os.stat(path).st_size
+        return sizes_bytes
+
     def claim(self, reporter: str, now: Callable[[], float]) -> Resending:
         """Give what sends a reporter's dead letters again; what dies comes into a new file.
 

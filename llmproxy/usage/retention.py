@@ -5,10 +5,11 @@ It knows nothing of what stands in them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from twisted.logger import Logger
 
+from llmproxy.usage.part import Pin
 from llmproxy.usage.slot import Slot
 
 
@@ -17,7 +18,8 @@ class Retention:
 
     What a reporter has not read is kept, whatever its age. When there is no room, the oldest
     delivered files go first, then what only those have not read who are given up: reporters that
-    want nothing more, and replays.
+    want nothing more, and replays. Then a reporter that lags behind another one loses what is
+    oldest, so that a receiver which is down costs no other one its records.
 
     Args:
         slot: The part of the spool.
@@ -51,9 +53,11 @@ class Retention:
         """
         segments = self._slot.segments
         try:
-            while self._is_old() and self._is_read(everybody=True):
+            while self._is_old() and self._is_read_by(all, self._slot.pins):
                 self._remove()
-            while segments.total_bytes + wanted_bytes > self._max_bytes and self._is_free():
+            while segments.total_bytes + wanted_bytes > self._max_bytes and (
+                self._is_free() or self._is_read_by(any)
+            ):
                 self._remove()
         except OSError as error:
             self._failed(error)
@@ -61,7 +65,10 @@ class Retention:
             self._is_failing = False
 
     def give_way(self) -> bool:
-        """Delete the oldest file before its time, for the disk is full; False: none may go."""
+        """Delete the oldest file before its time, for the disk is full; False: none may go.
+
+        Here nobody who is served loses anything: there may be room again in a moment.
+        """
         if not self._is_free():
             return False
         path = next(iter(self._slot.segments)).path
@@ -78,25 +85,30 @@ class Retention:
             self._log.error("the spool cannot be tidied: {error}", error=error)
         self._is_failing = True
 
-    def _is_free(self) -> bool:
-        """Say whether the oldest file may go for want of room."""
-        return self._is_read(everybody=True) or self._is_read(everybody=False)
-
     def _is_old(self) -> bool:
         oldest = next(iter(self._slot.segments), None)
         return oldest is not None and self._now() - oldest.written_s > self._keep_s
 
-    def _is_read(self, *, everybody: bool) -> bool:
-        """Say whether the oldest file may go: it is not the last, and it has been read."""
+    def _is_free(self) -> bool:
+        """Say whether the oldest file may go without loss to anybody who is still served."""
+        return self._is_read_by(all)
+
+    def _is_read_by(
+        self, quantifier: Callable[[Iterable[bool]], bool], pins: Iterable[Pin] | None = None
+    ) -> bool:
+        """Say whether the oldest file was read, by all or any; it must not be the last.
+
+        Args:
+            quantifier: `all` or `any`.
+            pins: Of whom; None: of those that are not given up.
+        """
         segments = self._slot.segments
         if len(segments) < 2:
             return False
         second = list(segments)[1].first
-        return all(
-            pin.position.segment >= second
-            for pin in self._slot.pins
-            if everybody or not pin.is_given_up
-        )
+        if pins is None:
+            pins = (pin for pin in self._slot.pins if not pin.is_given_up)
+        return quantifier(pin.position.segment >= second for pin in pins)
 
     def _remove(self) -> None:
         self._slot.segments.remove_oldest()

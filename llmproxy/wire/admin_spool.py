@@ -63,6 +63,7 @@ class ReporterShown(Struct, kw_only=True):
     delivered_records: Count
     failed_tries: Count
     dead_letters: Count
+    dead_letter_bytes: Count
     skipped_records: Count
     last_error: str
     resending: Count | None

@@ -23,6 +23,7 @@ def reporter(name: str = "billing", **more: Any) -> ReporterShown:
         "delivered_records": 123_456,
         "failed_tries": 0,
         "dead_letters": 0,
+        "dead_letter_bytes": 0,
         "skipped_records": 0,
         "last_error": "",
         "resending": None,

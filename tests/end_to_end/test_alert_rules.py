@@ -57,9 +57,10 @@ def first_byte(bound: str) -> str:
 
 UP, DRAINED = 'llmproxy_backend_up{backend="b"}', 'llmproxy_backend_drained{backend="b"}'
 LOST, DAMAGED = "llmproxy_spool_lost_records_total", "llmproxy_spool_damaged_records_total"
+WAITING = "llmproxy_spool_waiting_records"
 SKIPPED = 'llmproxy_spool_skipped_records_total{reporter="billing"}'
 AGE = 'llmproxy_spool_backlog_age_seconds{reporter="billing"}'
-DEAD = 'llmproxy_dead_letters_total{reporter="billing"}'
+DEAD = 'llmproxy_dead_letter_bytes{reporter="billing"}'
 FAILURE = 'llmproxy_webhook_failure_total{reporter="billing"}'
 SUCCESS = 'llmproxy_webhook_success_total{reporter="billing"}'
 STALLED = 'llmproxy_stream_alerts_total{backend="b",kind="stalled_stream"}'
@@ -193,6 +194,13 @@ CASES = (
         9,
         ((OF_BILLING, "Usage records for billing are 2h 0m 0s old at gw"),),
     ),
+    Case("LLMProxyRecordsWait", {WAITING: "0 7 0 7 0"}, 4),
+    Case(
+        "LLMProxyRecordsWait",
+        {WAITING: "0 7 7 7 7"},
+        4,
+        (({}, "7 usage records wait in memory at gw"),),
+    ),
     Case("LLMProxyRecordsLost", {LOST: "3x30", DAMAGED: "3x30"}, 20),
     Case(
         "LLMProxyRecordsLost",
@@ -218,11 +226,11 @@ CASES = (
         20,
         (({}, "Usage records are lost at gw"),),
     ),
-    Case("LLMProxyDeadLetters", {DEAD: "5x30"}, 20),
-    Case(
+    Case("LLMProxyDeadLetters", {DEAD: "0 0 500 500 0 0"}, 5),
+    Case(  # hours later, and after a restart
         "LLMProxyDeadLetters",
-        {DEAD: "0x15 100x15"},
-        20,
+        {DEAD: "0x15 100x100"},
+        100,
         ((OF_BILLING, "billing has given usage records up at gw"),),
     ),
     # It is behind, and takes some; it fails, and is not behind; it waits for a long interval.

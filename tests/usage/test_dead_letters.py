@@ -66,6 +66,21 @@ def test_each_reporter_has_its_own(letters: DeadLetters) -> None:
     assert oldest(letters, 2) == ["1", "2"]
 
 
+def test_how_large_they_are(letters: DeadLetters, tmp_path: Path) -> None:
+    """Of all processes, those that are being sent as well; not what was sent, or is damaged."""
+    assert letters.size_bytes("billing") == 0
+    add(letters, "1", "2")
+    add(letters, "x", reporter="other")
+    size_bytes = (tmp_path / "dead" / "billing.dead").stat().st_size
+    assert letters.size_bytes("billing") == size_bytes
+    source = letters.claim("billing", now)
+    add(letters, "3")
+    assert letters.size_bytes("billing") == size_bytes * 3 // 2
+    send(source)
+    assert letters.size_bytes("billing") == size_bytes // 2
+    source.close()
+
+
 def test_sending_them_again(letters: DeadLetters, tmp_path: Path) -> None:
     """As new batches; a letter that was not taken comes again; what is taken is deleted."""
     add(letters, "1", "2")

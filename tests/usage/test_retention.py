@@ -120,6 +120,21 @@ def test_who_is_gone_loses_before_new_records_are_lost(slot: Slot, clock: Clock)
     assert not keeper.has_room(40)
 
 
+def test_who_lags_behind_loses_before_everybody_does(slot: Slot, clock: Clock) -> None:
+    """One receiver that is down costs no other one its records; what nobody has stays."""
+    down, ahead = FakePin(Position(0, 5, 0)), FakePin(Position(2, 5, 2))
+    replay = FakePin(Position(4, 10, 5), is_given_up=True)
+    slot.pins.extend((down, ahead, replay))
+    keeper = retention(slot, clock, max_bytes=50)
+    assert keeper.has_room(10)
+    assert (numbers(slot), down.position) == ([1, 2, 3, 4], Position(1, 0, 1))
+    assert keeper.has_room(20)
+    assert (numbers(slot), down.position) == ([2, 3, 4], Position(2, 0, 2))
+    assert not keeper.has_room(30)
+    assert not keeper.give_way()
+    assert (numbers(slot), ahead.position) == ([2, 3, 4], Position(2, 5, 2))
+
+
 def test_giving_way_to_a_full_disk(
     slot: Slot, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
