@@ -297,6 +297,10 @@ class Observation(MultiService):
                 ]
 
             metrics.watch_each(metric, figures)
+        metrics.watch_each(
+            catalogue.REPORTER_DISABLED,
+            lambda: [((one.name,), one.state == "disabled") for one in reporters()],
+        )
 
     def watch_rights(self, rights: Rights) -> None:
         """Watch limits and stores.
@@ -308,7 +312,13 @@ class Observation(MultiService):
         if metrics is None:
             return
         limiter, totals, storage = rights.limiter, rights.totals, rights.storage
-        metrics.watch_each(catalogue.LIMIT_REFUSALS, lambda: limiter.refused.items())
+        metrics.watch_each(
+            catalogue.LIMIT_REFUSALS,
+            lambda: [
+                *limiter.refused.items(),
+                (("address", "unknown_keys"), rights.rules.throttle.refused),
+            ],
+        )
         if not isinstance(limiter, MemoryLimiter):
             metrics.watch(catalogue.UNCHECKED, lambda: limiter.allowed_unchecked)
             metrics.watch(catalogue.LIMIT_FAILURES, lambda: limiter.failures)

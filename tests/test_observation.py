@@ -180,12 +180,15 @@ def test_the_numbers_are_those_of_the_parts() -> None:
     }
 
 
-def test_what_was_deleted_undelivered(tmp_path: Path) -> None:
-    """It is told of by its reporter, also after the part of the spool that it was in is gone."""
+def test_what_becomes_of_a_reporter(tmp_path: Path) -> None:
+    """What was deleted before it had it, whatever became of that part; that it is disabled."""
     gateway = made(with_every_source(tmp_path))
     assert gateway.metering is not None
     gateway.metering.receivers[0].skipped(7)
     assert samples(gateway)['llmproxy_spool_skipped_records_total{reporter="w"}'] == 7
+    assert samples(gateway)['llmproxy_reporter_disabled{reporter="w"}'] == 0
+    gateway.metering.receivers[0].gone("it answered 410")
+    assert samples(gateway)['llmproxy_reporter_disabled{reporter="w"}'] == 1
 
 
 def test_full_backends_and_broken_ones() -> None:
@@ -223,6 +226,11 @@ def test_leases_and_limits() -> None:
     found = samples(gateway)
     assert found['llmproxy_backend_in_flight{backend="a"}'] == 1
     assert found['llmproxy_limit_refusals_total{limit="concurrent",scope="key"}'] == 1
+    throttle = gateway.rights.rules.throttle
+    while not throttle.blocked_s("192.0.2.1"):
+        throttle.note_failure("192.0.2.1")
+    throttled = 'llmproxy_limit_refusals_total{limit="unknown_keys",scope="address"}'
+    assert (found[throttled], samples(gateway)[throttled]) == (0, 1)
     lease.release()
     assert samples(gateway)['llmproxy_backend_in_flight{backend="a"}'] == 0
 

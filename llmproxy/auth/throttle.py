@@ -43,6 +43,9 @@ class FailureThrottle:
         burst: How many at once, at least 1.
         clock: The reactor's time.
         max_addresses: How many are remembered; those that failed last.
+
+    Attributes:
+        refused: How many attempts were told to wait, ever.
     """
 
     def __init__(
@@ -54,12 +57,13 @@ class FailureThrottle:
         self._max_addresses = max_addresses
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
         self._under_way: dict[str, int] = {}
+        self.refused = 0
 
     def __repr__(self) -> str:
         return f"<FailureThrottle addresses={len(self._buckets)}>"
 
     def blocked_s(self, ip: str) -> float:
-        """Say for how long an address is to wait, in seconds; 0: it need not."""
+        """Say for how long an address is to wait, in seconds, and count it; 0: it need not."""
         if not self._buckets and not self._under_way:
             return 0.0
         address = _address(ip)
@@ -69,6 +73,7 @@ class FailureThrottle:
             left = self._left(bucket, self._clock.seconds())
             if left < 1.0:
                 wait_s = max(wait_s, (1.0 - left) / self._per_second)
+        self.refused += wait_s > 0
         return wait_s
 
     def begin(self, ip: str) -> Callable[[], None]:

@@ -244,6 +244,12 @@ DEAD_LETTER_BYTES: Final = _gauge(
     "reporter",
     over_workers="livemax",
 )
+REPORTER_DISABLED: Final = _gauge(
+    "llmproxy_reporter_disabled",
+    "Whether a reporter wants no more until the next start (a webhook that answered 410).",
+    "reporter",
+    over_workers="livemax",
+)
 WEBHOOK_SUCCESS: Final = _counter(
     "llmproxy_webhook_success_total", "Deliveries that a webhook took.", "reporter"
 )

@@ -9,9 +9,10 @@ a record, even if the process is killed in the next moment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from traceback import clear_frames
-from typing import Any
+from typing import Any, Final
 
 import attrs
 from twisted.internet.defer import CancelledError
@@ -54,6 +55,13 @@ from llmproxy.wire.withhold import UsageWithholder
 
 USAGE_ON_REQUEST = frozenset((b"/v1/chat/completions", b"/v1/completions"))
 """The paths whose streams tell usage when ``stream_options.include_usage`` asks for it."""
+
+NAME_LENGTH: Final = 256
+"""Characters of a name in a record: of models that do not exist, functions, browsers."""
+
+MOST_NAMES: Final = 128
+OTHER_NAMES: Final = "(others)"
+"""Functions that a record tells apart, and what it calls those beyond."""
 
 
 @attrs.frozen
@@ -370,7 +378,7 @@ class Exchange:
             key_id=admitted.principal.key_id,
             key_name=admitted.principal.key_name,
             user_id=admitted.principal.user_id,
-            model=route.model_id if route else facts.model if facts else "",
+            model=route.model_id if route else _name(facts.model) if facts else "",
             upstream_model=served.upstream_model if served else "",
             backend=tries.backend_name,
             stream=facts.stream if facts else False,
@@ -379,8 +387,8 @@ class Exchange:
             outcome=self._seen_outcome(outcome, reading),
             status=self._status,
             error_code=self._error_code or ("stream_error" if reading.error else ""),
-            finish_reason=reading.finish_reason,
-            tool_calls=reading.tool_calls,
+            finish_reason=_name(reading.finish_reason),
+            tool_calls=_names(reading.tool_calls),
             session_id=session,
             parent_session_id=parent,
             first_byte_ms=None if first_s is None else (first_s - request.started_s) * 1000,
@@ -391,8 +399,8 @@ class Exchange:
             bytes_in=admitted.body_bytes,
             bytes_out=self._answered_bytes + (0 if relay is None else relay.bytes_out),
             client_ip=request.client_ip,
-            user_agent=request.header(b"user-agent").decode("latin-1")[:256],
-            referer=request.header(b"referer").decode("latin-1")[:256],
+            user_agent=_name(request.header(b"user-agent").decode("latin-1")),
+            referer=_name(request.header(b"referer").decode("latin-1")),
             request_body=admitted.body if path.keeps_bodies else None,
         )
 
@@ -416,6 +424,22 @@ class Exchange:
         if reading.error or self._status >= 500:
             return "upstream_error"
         return "rejected" if self._status >= 400 else "ok"
+
+
+def _name(text: str) -> str:
+    """Cut a text that a client or a backend wrote to what a record has room for."""
+    return text[:NAME_LENGTH]
+
+
+def _names(counts: Mapping[str, int]) -> Mapping[str, int]:
+    """Do the same with counts by names; what is beyond so many names counts as others."""
+    if len(counts) <= MOST_NAMES and max(map(len, counts), default=0) <= NAME_LENGTH:
+        return counts
+    cut: Counter[str] = Counter()
+    for name, count in counts.items():
+        short = _name(name)
+        cut[short if short in cut or len(cut) < MOST_NAMES else OTHER_NAMES] += count
+    return dict(cut)
 
 
 def _outcome_of(error: GatewayError) -> Outcome:

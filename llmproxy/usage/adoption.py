@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from llmproxy.rounds import Rounds
+from llmproxy.usage.other_parts import waiting_strangers
 from llmproxy.usage.retention import Retention
 from llmproxy.usage.slot import Slot, slot_directories, try_slot
 from llmproxy.usage.slot_deliveries import SlotDeliveries
@@ -26,7 +27,9 @@ ADOPTION_S: Final = 10.0
 class Adoption(Service):
     """Takes such parts, and gives them back once they are delivered.
 
-    What is delivered of them is kept for its time like everything else.
+    What is delivered of them is kept for its time like everything else. A part with something for a
+    reporter that is not known here stays as it is: a daemon with another configuration may come
+    back for it.
 
     Args:
         spool_dir: Where the parts are.
@@ -55,6 +58,7 @@ class Adoption(Service):
         self._rounds = Rounds(self._look, clock=clock, interval_s=ADOPTION_S, log=self._log)
         self.adopted: list[SlotDeliveries] = []
         self.damaged_records = 0
+        self._told: set[tuple[str, str]] = set()  # parts, and whom they have something for
 
     def startService(self) -> None:
         """Begin to look."""
@@ -74,7 +78,7 @@ class Adoption(Service):
     async def _look(self) -> None:
         for deliveries in tuple(self.adopted):
             if deliveries.has_backlog:
-                self._make_retention(deliveries.slot).trim()
+                self._trim(deliveries)
             else:
                 await self._give_back(deliveries)
         for directory in slot_directories(self._spool_dir):
@@ -101,10 +105,24 @@ class Adoption(Service):
         else:
             await self._give_back(deliveries)
 
+    def _trim(self, deliveries: SlotDeliveries) -> None:
+        slot = deliveries.slot
+        stranger = next(waiting_strangers(slot, deliveries.cursors), None)
+        if stranger is None:
+            self._make_retention(slot).trim()
+        elif (slot.directory, stranger) not in self._told:
+            self._told.add((slot.directory, stranger))
+            self._log.warn(
+                "{slot} is kept: it has records for reporter {stranger}, which is not configured "
+                "here; delete its file {stranger}.cursor if nobody wants them",
+                slot=slot.directory,
+                stranger=stranger,
+            )
+
     async def _give_back(self, deliveries: SlotDeliveries) -> None:
         self.adopted.remove(deliveries)
         slot = deliveries.slot
-        self._make_retention(slot).trim()  # while it is known who has still to read what
+        self._trim(deliveries)  # while it is known who has still to read what
         if deliveries.running:
             await maybeDeferred(deliveries.stopService)
         else:

@@ -95,6 +95,7 @@ class Delivery(Service):
         self._has_tried_last = False
         self._last: Deferred[None] | None = None
         self._is_hurried = False
+        self._is_unreadable = False
         self.delivered_records = 0
         self.state: Literal["idle", "delivering", "waiting"] = "idle"
 
@@ -142,12 +143,21 @@ class Delivery(Service):
             try:
                 while self._is_due():
                     pending = self.source.take(self._policy.batch_size)
+                    self._is_unreadable = False
                     if pending is not None and not await self._deliver(pending):
                         return
                     await deferLater(self._clock, 0, lambda: None)  # others have their turn
                 if self._ended is not None and not self._is_ending:
                     self._is_ending = True
                     self._clock.callLater(0, self._ended, self)
+            except OSError as error:  # of reading alone; each round tries again
+                if not self._is_unreadable:
+                    self._log.error(
+                        "the spool cannot be read for reporter {name}: {error}",
+                        name=self._receiver.name,
+                        error=error,
+                    )
+                self._is_unreadable = True
             finally:
                 self.state = "idle"
 

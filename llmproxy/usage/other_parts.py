@@ -5,6 +5,7 @@ Their owners may write and delete meanwhile. It knows nothing of what is done wi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping
 from math import inf
 
@@ -51,6 +52,20 @@ def place_in(part: Part, reporter: str) -> Position | None:
     except CursorDamaged:
         return None
     return None if place is None else part.segments.nearest(place.position)
+
+
+def waiting_strangers(part: Part, known: Collection[str]) -> Iterator[str]:
+    """Give the reporters that do not have all of a part, but for those that are known.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    for name in sorted(os.listdir(part.directory)):
+        reporter, suffix = os.path.splitext(name)
+        if suffix == ".cursor" and reporter not in known:
+            place = place_in(part, reporter)
+            if place is None or place < part.segments.end:
+                yield reporter
 
 
 @attrs.frozen

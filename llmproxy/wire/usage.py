@@ -19,9 +19,9 @@ _LARGEST = 2**53
 def read_usage(report: object) -> Usage | None:
     """Read a parsed ``usage`` object of chat completions, completions or embeddings.
 
-    Parts that are absent or null are zero; a total that is absent is added up (rerankers report a
-    total alone). Details of the wrong kind are left out; a main count of the wrong kind makes the
-    report void. Cached tokens are OpenAI's, or those of DeepSeek's API
+    Parts that are absent or null are zero; a total that is absent is added up, a total alone is
+    the prompt's (rerankers). Details of the wrong kind are left out; a main count of the wrong kind
+    makes the report void. Cached tokens are OpenAI's, or those of DeepSeek's API
     (``prompt_cache_hit_tokens``); reasoning tokens are OpenAI's, or those that SGLang reports
     beside the main counts.
 
@@ -99,6 +99,8 @@ def _read(
         keys = (*prompt_keys, completion_key, "total_tokens")
         if all(report.get(key) is None for key in keys):
             return None
+    if not (prompt or completion):
+        prompt = total  # rerankers generate nothing
     return Usage(prompt, completion, total or prompt + completion, cached, reasoning)
 
 

@@ -61,11 +61,13 @@ WAITING = "llmproxy_spool_waiting_records"
 SKIPPED = 'llmproxy_spool_skipped_records_total{reporter="billing"}'
 AGE = 'llmproxy_spool_backlog_age_seconds{reporter="billing"}'
 DEAD = 'llmproxy_dead_letter_bytes{reporter="billing"}'
+DISABLED = 'llmproxy_reporter_disabled{reporter="billing"}'
 FAILURE = 'llmproxy_webhook_failure_total{reporter="billing"}'
 SUCCESS = 'llmproxy_webhook_success_total{reporter="billing"}'
 STALLED = 'llmproxy_stream_alerts_total{backend="b",kind="stalled_stream"}'
 LONG = 'llmproxy_stream_alerts_total{backend="b",kind="long_stream"}'
-LIMITED = 'llmproxy_rejections_total{code="rate_limit_exceeded",model="m"}'
+LIMITED = 'llmproxy_limit_refusals_total{limit="requests",scope="key"}'
+THROTTLED = 'llmproxy_limit_refusals_total{limit="unknown_keys",scope="address"}'
 UNKNOWN = 'llmproxy_rejections_total{code="invalid_api_key",model=""}'
 EXPIRY = 'llmproxy_certificate_expiry_timestamp_seconds{certificate="server"}'
 OF_B = {"backend": "b"}
@@ -152,7 +154,18 @@ CASES = (
         35,
         (({}, "Limits refuse 50% of the requests at gw"),),
     ),
+    Case(  # somebody who guesses is no matter of limits
+        "LLMProxyRefusedByLimits",
+        {requests("ok"): "0+50x40", requests("rejected", 429): "0+50x40", THROTTLED: "0+50x40"},
+        35,
+    ),
     Case("LLMProxyUnknownKeys", {UNKNOWN: "0+6x30"}, 20),
+    Case(  # one address: most of what it tries is not even looked up
+        "LLMProxyUnknownKeys",
+        {UNKNOWN: "0+30x30", THROTTLED: "0+300x30"},
+        20,
+        (({}, "Unknown keys come again and again at gw"),),
+    ),
     Case(
         "LLMProxyUnknownKeys",
         {UNKNOWN: "0+600x30"},
@@ -232,6 +245,13 @@ CASES = (
         {DEAD: "0x15 100x100"},
         100,
         ((OF_BILLING, "billing has given usage records up at gw"),),
+    ),
+    Case("LLMProxyReporterDisabled", {DISABLED: "0x5"}, 4),
+    Case(
+        "LLMProxyReporterDisabled",
+        {DISABLED: "0 0 1 1 1"},
+        3,
+        ((OF_BILLING, "billing wants no more usage records from gw"),),
     ),
     # It is behind, and takes some; it fails, and is not behind; it waits for a long interval.
     Case("LLMProxyWebhookFailing", {FAILURE: "0+5x40", SUCCESS: "0+1x40", AGE: "2000x40"}, 35),

@@ -23,6 +23,7 @@ from llmproxy.errors import (
     KeyDisabled,
     ReusedConnectionDied,
 )
+from llmproxy.proxy.exchange import MOST_NAMES, OTHER_NAMES
 from llmproxy.proxy.plain_meter import PlainMeter
 from llmproxy.values import Backend, ModelRoute, StreamAlert, TriedBackend, Usage
 from llmproxy.wire.backoff import Backoff
@@ -633,6 +634,27 @@ def test_a_backend_that_counts_nothing() -> None:
     response.end()
     record = rig.conclusion()
     assert (record.usage_source, record.usage) == ("estimated", Usage(4, 3, 7))
+
+
+def test_names_are_cut() -> None:
+    """Those of models that do not exist, and all that a backend makes up: a record is small."""
+    rig = Rig()
+    rig.begin(FakeRequest(json.dumps({"model": "none" * 1000}).encode()))
+    assert len(rig.conclusion().model) == 256
+    rig, request = Rig(), FakeRequest()
+    rig.begin(request)
+    calls = [{"function": {"name": f"{n}" + "f" * 1000}} for n in range(200)]
+    choice = {"message": {"tool_calls": calls * 2}, "finish_reason": "stop" * 1000}
+    body = json.dumps({"choices": [choice]}).encode()
+    response = FakeResponse(headers={b"Content-Type": b"application/json"}, length=len(body))
+    sent_to(rig).answer.callback(response)
+    response.piece(body)
+    response.end()
+    record = rig.conclusion()
+    assert len(record.finish_reason) == 256
+    assert (len(record.tool_calls), sum(record.tool_calls.values())) == (MOST_NAMES + 1, 400)
+    assert max(map(len, record.tool_calls)) == 256
+    assert record.tool_calls[OTHER_NAMES] == 2 * (200 - MOST_NAMES)
 
 
 def test_an_answer_of_our_own_costs_nothing() -> None:

@@ -134,6 +134,33 @@ def test_old_files_of_parts_that_nobody_holds(left: World, home: Home) -> None:
     home.stop()
 
 
+def test_what_is_for_a_reporter_that_is_not_known_here(left: World, home: Home) -> None:
+    """It stays, whatever its age, until its own daemon comes again or somebody says otherwise."""
+    stranger = World(left.folder, name="audit", clock=left.clock)
+    for path in (left.slot, stranger.slot):
+        path.close()
+    stranger = World(left.folder, name="audit", clock=left.clock)  # in the first part now
+    assert stranger.slot.directory == left.slot.directory
+    for n in range(2):  # two files
+        stranger.spool.report(record(f"new-{n}"))
+        stranger.kill()
+        stranger = World(left.folder, name="audit", clock=left.clock)
+    stranger.kill()
+    files = len(list(Path(left.slot.directory).glob("*.log")))
+    assert files > 1
+    logged = Logged("Adoption")
+    home.world.pump(2 * ADOPTION_S)
+    home.world.clock.advance(2000)
+    home.world.pump(3 * ADOPTION_S)
+    assert len(list(Path(left.slot.directory).glob("*.log"))) == files
+    assert sum("reporter audit, which is not configured here" in one for one in logged.lines) == 1
+    logged.stop()
+    os.unlink(left.slot.cursor_path("audit"))
+    home.world.pump(2 * ADOPTION_S)
+    assert len(list(Path(left.slot.directory).glob("*.log"))) == 1
+    home.stop()
+
+
 def test_damage_of_adopted_parts(left: World, home: Home) -> None:
     """It is counted, also when the part was given back."""
     left.kill()

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from llmproxy.errors import DeliveryFailed
-from llmproxy.usage.other_parts import Backlog, Elsewhere, look_elsewhere, other_parts, place_in
+from llmproxy.usage.other_parts import (
+    Backlog,
+    Elsewhere,
+    look_elsewhere,
+    other_parts,
+    place_in,
+    waiting_strangers,
+)
 from tests.usage.rig import World, record
 
 KINDS = {"billing": frozenset(("usage", "alert")), "other": frozenset(("usage",))}
@@ -113,6 +120,21 @@ def test_half_a_line_of_another(tmp_path: Path) -> None:
     assert (len(reading.events), reading.end.offset_bytes) == (1, part.segments.end.offset_bytes)
     assert not (Path(world.slot.directory) / "damaged").exists()
     world.kill()
+
+
+def test_strangers_that_wait(tmp_path: Path) -> None:
+    """Those that do not have all, or of whom that is not known; not those that have."""
+    world = delivering(tmp_path)
+    (part,) = other_parts(spool_dir(tmp_path), ())
+    assert [*waiting_strangers(part, ())] == []
+    Path(part.cursor_path("odd.name")).write_bytes(b"x")
+    assert [*waiting_strangers(part, ())] == ["odd.name"]
+    world.sink.error = DeliveryFailed("no")
+    world.spool.report(record("c"))
+    (part,) = other_parts(spool_dir(tmp_path), ())
+    assert [*waiting_strangers(part, ())] == ["billing", "odd.name"]
+    assert [*waiting_strangers(part, {"billing", "odd.name"})] == []
+    world.stop()
 
 
 def test_backlogs_add_up() -> None:

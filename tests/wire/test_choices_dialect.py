@@ -34,7 +34,7 @@ def test_events() -> None:
         ({"choices": [{"message": {"content": "four"}}]}, None, 4),
         ({"choices": [{"text": "four"}, {"text": "more"}]}, None, 8),
         ({"choices": [{"text": "four"}], "usage": {"prompt_tokens": 3}}, Usage(3, 0, 3), 0),
-        ({"data": [{"embedding": [1]}], "usage": {"total_tokens": 3}}, Usage(0, 0, 3), 0),
+        ({"data": [{"embedding": [1]}], "usage": {"total_tokens": 3}}, Usage(3, 0, 3), 0),
     ],
 )
 def test_answers(answer: object, usage: Usage | None, size: int) -> None:

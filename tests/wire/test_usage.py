@@ -26,7 +26,7 @@ from llmproxy.wire.usage import (
         ({"prompt_tokens": 17, "completion_tokens": 12}, Usage(17, 12, 29)),
         ({"prompt_tokens": 3, "total_tokens": 3}, Usage(3, 0, 3)),
         ({"prompt_tokens": 3, "completion_tokens": None}, Usage(3, 0, 3)),
-        ({"total_tokens": 5}, Usage(0, 0, 5)),
+        ({"total_tokens": 5}, Usage(5, 0, 5)),
         ({"prompt_tokens": 0}, Usage()),
         (
             {
