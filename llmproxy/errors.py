@@ -372,7 +372,9 @@ class HeadersTooLarge(GatewayError):
     status = 431
     type = "invalid_request_error"
     code = "headers_too_large"
-    message = "The request head is larger than server.max_header_bytes allows."
+    message = (
+        "The request head is larger than server.max_header_bytes, or has more than 100 fields."
+    )
     close = True
 
 

@@ -28,7 +28,9 @@ from llmproxy.config.yaml_lines import BROKEN, read_tree
 
 TOKEN_VARIABLE: Final = "LLMPROXY_ADMIN_TOKEN"
 CONFIG_VARIABLE: Final = "LLMPROXY_CONFIG"
-DEFAULT_CONFIGS: Final = ("etc/llmproxy.yaml", "/etc/llmproxy/llmproxy.yaml")
+DEFAULT_CONFIGS: Final = ("/etc/llmproxy/llmproxy.yaml", "etc/llmproxy.yaml")
+"""In this order: what lies in the working directory, which may be anybody's, must not come before
+what is installed and decide where a token is sent."""
 
 _TOKEN = re.compile(r"[!-~]+", re.ASCII)
 _TCP = re.compile(r"tcp[46]?:(?:port=)?([0-9]{1,5})(?::interface=(.*))?", re.ASCII)

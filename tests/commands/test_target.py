@@ -8,7 +8,7 @@ import click
 import pytest
 
 from llmproxy.commands.failures import Unreachable
-from llmproxy.commands.target import Target, find_target
+from llmproxy.commands.target import DEFAULT_CONFIGS, Target, find_target
 
 TOKEN = "correct-horse-battery"
 
@@ -231,3 +231,8 @@ def test_no_repr_shows_the_token(tmp_path: Path) -> None:
     """Nor does the text of it."""
     found = target(tmp_path, url="http://h", token=TOKEN)
     assert TOKEN not in f"{found!r} {found}"
+
+
+def test_what_is_installed_comes_before_what_lies_here() -> None:
+    """A file in a directory that anybody may write to does not decide where a token goes."""
+    assert [Path(file).is_absolute() for file in DEFAULT_CONFIGS] == [True, False]
