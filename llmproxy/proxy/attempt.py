@@ -8,7 +8,6 @@ from typing import Any
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.web.iweb import IBodyProducer
 
 from llmproxy.errors import FirstByteTimeout, GatewayTimeout
 from llmproxy.interfaces import IBackendLease, IUpstreamResponse
@@ -65,7 +64,7 @@ class Attempt:
         lease: The backend; the caller releases it.
         outbound: The request.
         headers: Its fields, encoded.
-        make_body: Makes the body's producer.
+        make_body: Makes the body's producer, which says in ``has_begun`` whether it was asked to.
     """
 
     def __init__(
@@ -84,6 +83,12 @@ class Attempt:
         self._headers = headers
         self._make_body = make_body
         self._expired = False
+        self._producer: Any = None
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether the backend has the request, or part of it."""
+        return self._producer is not None and self._producer.has_begun
 
     async def head(self) -> Answering:
         """Send the request and wait for the head of its answer.
@@ -100,7 +105,7 @@ class Attempt:
         injected_usage = outbound.wants_usage and backend.inject_usage
         if outbound.model is not None or injected_usage:
             body = edit_body(body, model=outbound.model, include_usage=injected_usage)
-        producer: IBodyProducer = self._make_body(body)
+        self._producer = self._make_body(body)
         wait_s = outbound.first_byte_timeout_s
         if wait_s is None:
             wait_s = backend.first_byte_timeout_s
@@ -113,7 +118,7 @@ class Attempt:
             outbound.method,
             backend.url + outbound.target,
             headers=self._headers,
-            data=producer,
+            data=self._producer,
             unbuffered=True,
         )
         timeout = self._timeouts.start(limit_s, partial(self._expire, answer)) if limit_s else None

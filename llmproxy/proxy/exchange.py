@@ -48,6 +48,7 @@ from llmproxy.values import (
     UsageRecord,
 )
 from llmproxy.wire.affinity import affinity_of
+from llmproxy.wire.estimate import completed
 from llmproxy.wire.fields import Caller, FieldRules, encode_fields
 from llmproxy.wire.request_id import new_id
 from llmproxy.wire.sessions import read_session
@@ -359,7 +360,7 @@ class Exchange:
         path, request, admitted, relay = self._path, self._request, self._admitted, self._relay
         tries = self._tries
         ended_s = path.clock.seconds()
-        reading = self._reading(outcome == "ok")
+        reading = self._reading(outcome)
         first_s = None if relay is None else relay.first_piece_s
         queued_until_s = tries.first_at_s
         if queued_until_s is None:
@@ -404,18 +405,32 @@ class Exchange:
             request_body=admitted.body if path.keeps_bodies else None,
         )
 
-    def _reading(self, complete: bool) -> MeterReading:
+    def _reading(self, outcome: Outcome) -> MeterReading:
         """Ask the meter; its failure costs the counts, and nothing of what is to be given back."""
         if self._meter is None:
-            return MeterReading()
+            return self._unanswered(outcome)
         try:
-            return self._meter.reading(complete)
+            return self._meter.reading(outcome == "ok")
         except Exception:  # noqa: BLE001 - there is to be a record, whatever a backend sent
             self._log.failure(
                 "an answer cannot be metered; its record says usage_source none",
                 request_id=self._request.request_id,
             )
             return MeterReading()
+
+    def _unanswered(self, outcome: Outcome) -> MeterReading:
+        """Say what a request has used whose answer's head had not come.
+
+        Some servers send that of a stream before the prefill, others behind it; a stream that was
+        given up is to cost the same.
+        """
+        facts = self._admitted.facts
+        was_given_up = self._cut_by is not None or outcome in ("client_abort", "timeout")
+        if not (was_given_up and facts and facts.stream and self._tries.was_sent):
+            return MeterReading()
+        prompt_tokens = self._admitted.prompt_tokens
+        usage = completed(None, prompt_tokens=prompt_tokens, completion_tokens=0)
+        return MeterReading(usage, "partial")
 
     def _seen_outcome(self, outcome: Outcome, reading: MeterReading) -> Outcome:
         """Look through an answer that was relayed well at what it says."""

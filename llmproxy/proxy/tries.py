@@ -20,6 +20,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import attrs
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import deferLater
@@ -92,6 +93,8 @@ class Tries:
         count: How many tries were made.
         failed: Those that gave no answer to relay.
         first_at_s: When the first began, on the clock.
+        was_sent: Whether a backend had the request, or part of it, when the last ended without an
+            answer.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class Tries:
         self.count = 0
         self.failed: list[TriedBackend] = []
         self.first_at_s: float | None = None
+        self.was_sent = False
 
     def __repr__(self) -> str:
         return f"<Tries {self.count} at {self.backend_name or 'nobody'}>"
@@ -130,9 +134,14 @@ class Tries:
             if self.first_at_s is None:
                 self.first_at_s = self._clock.seconds()
             assert self.route is not None
+            attempt = asking.attempt(lease, self.route)
             try:
-                answering = await asking.attempt(lease, self.route).head()
+                answering = await attempt.head()
+            except CancelledError:
+                self.was_sent = attempt.is_sent
+                raise
             except GatewayError as error:
+                self.was_sent = attempt.is_sent
                 report_failure(lease, error)
                 self._failed(lease, error.code)
                 lease = await self._after(error.with_traceback(None), asking)

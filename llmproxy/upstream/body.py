@@ -20,10 +20,12 @@ class BytesBody:
 
     Attributes:
         length: Its size in bytes.
+        has_begun: Whether a connection was there to send it over.
     """
 
     def __init__(self, body: bytes) -> None:
         self.length = len(body)
+        self.has_begun = False
         self._body = body
         self._offset = 0
         self._is_followed = self.length > SLICE_BYTES
@@ -44,7 +46,7 @@ class BytesBody:
         """
         # What is left gets queued, and the next request may be handed over like this one: it must
         # be known when the queue is empty, or that request would overtake the rest of this.
-        self._is_followed = True
+        self._is_followed = self.has_begun = True
         try:
             sent = handle.sendmsg((head, self._body))
         except OSError:
@@ -66,6 +68,7 @@ class BytesBody:
             slice is not followed so far, unless `send_now` was tried). Cancelling it stops the
             writing.
         """
+        self.has_begun = True
         if not self._is_followed:
             consumer.write(self._body)
             return succeed(None)

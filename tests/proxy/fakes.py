@@ -144,6 +144,12 @@ class FakeRequest:
         return b"".join(self.written)
 
 
+class FakeBody(bytes):
+    """A request's body on its way up, which a backend has or not."""
+
+    has_begun = True
+
+
 class FakeBodyTransport:
     """The transport that a response's body comes from."""
 

@@ -16,7 +16,14 @@ from llmproxy.values import UsageRecord
 from llmproxy.wire.backoff import Backoff
 from llmproxy.wire.fields import FieldRules
 from llmproxy.wire.retry_budget import RetryBudget
-from tests.proxy.fakes import FakeAuthenticator, FakeLimiter, FakeReporter, FakeRequest, FakeRouter
+from tests.proxy.fakes import (
+    FakeAuthenticator,
+    FakeBody,
+    FakeLimiter,
+    FakeReporter,
+    FakeRequest,
+    FakeRouter,
+)
 
 
 @implementer(IReporter)
@@ -65,7 +72,7 @@ class Rig:
             timeouts=Timeouts(self.clock),
             now=lambda: 1_700_000_000.0 + self.clock.seconds(),
             random_bytes=bytes,
-            make_body=lambda body: body,
+            make_body=FakeBody,
         )
 
     def restate(self, error: GatewayError) -> GatewayError:

@@ -27,7 +27,7 @@ from llmproxy.proxy.exchange import MOST_NAMES, OTHER_NAMES
 from llmproxy.proxy.plain_meter import PlainMeter
 from llmproxy.values import Backend, ModelRoute, StreamAlert, TriedBackend, Usage
 from llmproxy.wire.backoff import Backoff
-from tests.proxy.fakes import FakeRequest, FakeResponse, FakeRouter, Sent, stream_response
+from tests.proxy.fakes import FakeBody, FakeRequest, FakeResponse, FakeRouter, Sent, stream_response
 from tests.proxy.rig import Rig
 
 ONE = Backend(name="one", url=b"http://one.test/prefix", host=b"one.test")
@@ -159,7 +159,7 @@ def test_body_stays_as_it_was(body: bytes, path: bytes) -> None:
     rig = Rig()
     request = FakeRequest(body, path=path)
     rig.begin(request)
-    assert sent_to(rig).body is body
+    assert sent_to(rig).body == body
     response = stream_response()
     sent_to(rig).answer.callback(response)
     chunk = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n'
@@ -688,6 +688,30 @@ def test_what_who_leaves_early_is_charged(piece: bytes, status: int, tokens: int
     request.leave()
     assert rig.conclusion().status == 499
     assert [grant.settled for grant in rig.limiter.grants] == [tokens]
+
+
+@pytest.mark.parametrize("ends", ["left", "late", "cut", "unsent", "plain", "lost"])
+def test_what_is_charged_for_a_prompt_whose_head_had_not_come(
+    ends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same as with a head: a server may send it before the prefill or behind it."""
+    body = b'{"model":"m","stream":%b}' % (b"false" if ends == "plain" else b"true")
+    rig, request = Rig(), FakeRequest(body)
+    monkeypatch.setattr(FakeBody, "has_begun", ends != "unsent")
+    exchange = rig.begin(request)
+    if ends == "late":
+        rig.clock.advance(300)
+    elif ends == "cut":
+        exchange.cut(KeyDisabled())
+    elif ends == "lost":
+        sent_to(rig).answer.errback(ConnectionDied())
+    else:
+        request.leave()
+    record = rig.conclusion()
+    charged = ends in ("left", "late", "cut")
+    assert (record.usage_source, record.usage.prompt_tokens, record.usage.completion_tokens) == (
+        ("partial", 7, 0) if charged else ("none", 0, 0)
+    )
 
 
 def test_client_leaves_while_the_limits_are_asked() -> None:
