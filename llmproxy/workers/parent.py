@@ -51,7 +51,6 @@ class Parent(MultiService):
         config: The configuration in force.
         config_life: Which that is, and what became of the last reload.
         supervisor: Has the workers.
-        longest_s: How long the end may take, in seconds.
     """
 
     _log = Logger()
@@ -92,13 +91,13 @@ class Parent(MultiService):
             clients=Listeners(reactor, config.server.listen, Factory()),
             metrics=Listeners(reactor, (listen,), Factory(), " for metrics") if listen else None,
             watchdog_s=WATCHDOG_S,
+            drain_delay_s=config.server.drain_delay,
             shared_metrics=SHARED_FOLDER if config.metrics.enabled else "",
             process_gone=process_gone,
             ready=self._all_serve,
             failed=failed,
         )
         self.supervisor.setServiceParent(self)
-        self.longest_s = config.server.drain_delay + config.server.drain_timeout + END_S
 
     def __repr__(self) -> str:
         return f"<Parent {self.supervisor!r}>"
@@ -113,12 +112,19 @@ class Parent(MultiService):
             The configuration's digest.
         """
         self.config = loaded.config
+        self.supervisor.drain_delay_s = loaded.config.server.drain_delay
         self.supervisor.reload()
         return loaded.digest
 
     def _all_serve(self) -> None:
         self._log.info("all workers serve")
         self._ready()
+
+    @property
+    def longest_s(self) -> float:
+        """How long the end may take, in seconds."""
+        server = self.config.server
+        return server.drain_delay + server.drain_timeout + END_S
 
     def hurry(self) -> None:
         """Wait no longer for what runs."""

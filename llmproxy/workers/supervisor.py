@@ -40,6 +40,7 @@ class Supervisor(Service):
         clients: What listens for clients.
         metrics: What listens for those who read metrics; None: nothing of its own.
         watchdog_s: Within what time each must give a sign of life.
+        drain_delay_s: How long they take connections after they were told to end.
         shared_metrics: The name in the environment of the folder where workers count together;
             empty: they do not count.
         process_gone: Called with a process id and that folder when a worker's process has ended.
@@ -48,6 +49,7 @@ class Supervisor(Service):
 
     Attributes:
         workers: Them.
+        drain_delay_s: As the argument; it may change.
     """
 
     _log = Logger()
@@ -62,6 +64,7 @@ class Supervisor(Service):
         clients: Listeners,
         metrics: Listeners | None = None,
         watchdog_s: float,
+        drain_delay_s: float,
         shared_metrics: str = "",
         process_gone: Callable[[int, str], None] = lambda _process_id, _folder: None,
         ready: Callable[[], None],
@@ -73,6 +76,7 @@ class Supervisor(Service):
         self._clients = clients
         self._metrics = metrics
         self._watchdog_s = watchdog_s
+        self.drain_delay_s = drain_delay_s
         self._shared_metrics = shared_metrics
         self._process_gone = process_gone
         self._ready = ready
@@ -112,6 +116,8 @@ class Supervisor(Service):
         self._handover = handover = Handover(tuple(self._clients.ports), metrics)
         for port in (*handover.clients, *handover.metrics):
             port.stopReading()
+            # At its end Twisted would shut the socket down, for all workers that serve on it.
+            port._shouldShutdown = False
 
     def startService(self) -> None:
         """Start all workers."""
@@ -132,16 +138,25 @@ class Supervisor(Service):
 
     async def _stop(self) -> None:
         await self._looks.stop()
-        # What we hold open would take connections that nobody serves any more.
-        for listeners in (self._clients, self._metrics):
-            if listeners is not None:
-                await listeners.close()
         self._stopped = Deferred()
         self._end_all()
+        # When the workers close theirs: what only we hold open would take connections that nobody
+        # serves, and until then whoever connects must find the sockets' paths.
+        closing = self._reactor.callLater(
+            self.drain_delay_s, lambda: Deferred.fromCoroutine(self._close())
+        )
         await self._stopped
+        if closing.active():
+            closing.cancel()
+        await self._close()
         for port in self._ports:
             port.stopListening()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def _close(self) -> None:
+        for listeners in (self._clients, self._metrics):
+            if listeners is not None:
+                await listeners.close()
 
     def reload(self) -> None:
         """Have all workers read their configuration anew."""

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -78,12 +79,18 @@ class Streams:
 
 @contextmanager
 def running(
-    folder: Path, backend: str, environ: dict[str, str] | None = None, **sections: Any
+    folder: Path,
+    backend: str,
+    environ: dict[str, str] | None = None,
+    server: dict[str, Any] | None = None,
+    **sections: Any,
 ) -> Iterator[Daemon]:
     """Run a daemon with two workers, all of which serve."""
     port = free_port()
     config = gateway_config(port, [{"name": "b", "url": backend}], **sections)
-    config["server"] = {**config["server"], "workers": 2}
+    config["server"] = {**config["server"], "workers": 2, **(server or {})}
+    if "unix" in config["server"]:  # a listener more
+        config["server"]["listen"] = [config["server"]["listen"], config["server"].pop("unix")]
     with Daemon(folder, config, environ) as daemon:
         daemon.wait_for_log("all workers serve", 30)
         yield daemon
@@ -189,6 +196,29 @@ def test_a_bad_file_reaches_no_worker(tmp_path: Path) -> None:
         time.sleep(0.2)
         assert daemon.log().count("received SIGHUP") == 1
         assert workers_of(daemon) == both
+
+
+def test_load_balancers_are_told_before_anybody_is_refused(tmp_path: Path) -> None:
+    """As with one worker: /ready is 503 for the delay, on every listener; then nobody listens."""
+    path = tmp_path / "sock"
+    server = {"drain_delay": "2s", "unix": f"unix:{path}"}
+    with running(tmp_path, "demo:", server=server) as daemon:
+        daemon.signal(signal.SIGTERM)
+        began_s = time.monotonic()
+        until(lambda: daemon.log().count("listeners close in 2 s") == 2, "they do not end")
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            urllib.request.urlopen(f"{daemon.url}/ready", timeout=10)
+        with RawClient(daemon.port, 30) as late:
+            assert late.post(chat_body(model="demo", stream=True)).head() == 200
+            assert late.body().endswith(b"[DONE]\n\n")
+        with socket.socket(socket.AF_UNIX) as local:
+            local.connect(str(path))
+        assert daemon.process is not None
+        assert daemon.process.wait(30) == 0
+        assert time.monotonic() - began_s > 1.5
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", daemon.port), 5)
+        assert not path.exists()
 
 
 def test_systemd_hears_of_all_workers(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ class Port:
     def __init__(self) -> None:
         self.socket = socket.socket()
         self.reads = True
+        self._shouldShutdown = True
 
     def fileno(self) -> int:
         """Give its descriptor."""
@@ -111,6 +112,7 @@ class World:
             clients=clients,
             metrics=metrics,
             watchdog_s=10.0,
+            drain_delay_s=2.0,
             shared_metrics="SHARED",
             process_gone=lambda *gone: self.gone.append(gone),
             ready=lambda: self.told.append("ready"),
@@ -169,9 +171,10 @@ def world() -> Iterator[World]:
 
 
 def test_workers_serve_and_the_supervisor_does_not(world: World) -> None:
-    """It listens, reads nothing, and hands the sockets on."""
+    """It listens, reads nothing, hands the sockets on, and will not shut them down."""
     (port,) = world.clients.ports
     assert not port.reads
+    assert not port._shouldShutdown
     for _, args, env, descriptors in world.reactor.spawned:
         assert args[-3:] == ["python", "twistd", "llmproxy"]
         assert descriptors == {0: 0, 1: 1, 2: 2, 3: port.fileno()}
@@ -187,9 +190,9 @@ def test_metrics_of_their_own() -> None:
     assert world.metrics is not None
     assert len(world.reactor.spawned[0][3]) == 5
     world.stop()
-    assert world.metrics.closed
     for number in range(2):
         world.process(number).exit()
+    assert world.metrics.closed
 
 
 def test_ready_when_all_are(world: World) -> None:
@@ -240,9 +243,12 @@ def test_a_worker_that_hangs(world: World) -> None:
 
 
 def test_the_end() -> None:
-    """Sockets are closed at once, workers told; it is over when all have ended."""
+    """Workers are told at once; sockets are closed when theirs are; it is over when all ended."""
     world = World().started().ready()
     over = world.stop()
+    world.reactor.advance(1.9)
+    assert not world.clients.closed
+    world.reactor.advance(0.1)
     assert world.clients.closed
     world.supervisor.hurry()
     assert [world.process(number).signals for number in range(2)] == [["TERM", "TERM"]] * 2
@@ -252,8 +258,23 @@ def test_the_end() -> None:
     assert over == [None]
 
 
-def test_the_end_before_a_worker_is_ready(world: World) -> None:
+def test_the_end_of_workers_that_do_not_wait() -> None:
+    """Then nor does the supervisor."""
+    world = World().started().ready()
+    over = world.stop()
+    for number in range(2):
+        world.process(number).exit()
+    assert over == [None]
+    assert world.clients.closed
+    assert world.reactor.getDelayedCalls() == []
+
+
+def test_the_end_before_a_worker_is_ready() -> None:
     """It is told all the same."""
+    world = World().started()
     world.says(0, b"READY=1")
-    world.stop()
+    over = world.stop()
     assert world.process(1).signals == ["TERM"]
+    for number in range(2):
+        world.process(number).exit()
+    assert over == [None]
