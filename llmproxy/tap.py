@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import attrs
 from twisted.application.service import IService
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python import usage
@@ -25,6 +25,7 @@ from llmproxy.reload import Reloader
 from llmproxy.service import Gateway
 from llmproxy.systemd import SystemdNotifier
 from llmproxy.workers.handover import as_worker, worker_count, worker_number
+from llmproxy.workers.orders import Order, Orders, first_order
 
 if TYPE_CHECKING:
     from llmproxy.workers.parent import Parent
@@ -42,9 +43,18 @@ class Options(usage.Options):
     loaded: LoadedConfig
 
     def postOptions(self) -> None:
-        """Load the configuration; every problem in it goes to standard error, and that is all."""
+        """Load the configuration; every problem in it goes to standard error, and that is all.
+
+        A worker is told it by its parent.
+        """
         if not self["config"]:
             raise usage.UsageError("--config FILE is needed")
+        if worker_number(os.environ) is not None:
+            try:
+                self.loaded = first_order().loaded
+            except EOFError:
+                raise SystemExit(1) from None  # its parent is gone, and says why
+            return
         try:
             self.loaded = load_file(self["config"], os.environ)
         except ConfigError as error:
@@ -79,6 +89,7 @@ def makeService(options: Options) -> IService:
 
     systemd = SystemdNotifier.from_environment(os.environ, os.getpid(), reactor)
     path = os.path.abspath(options["config"])
+    is_worker = worker_number(os.environ) is not None
     daemon: Gateway | Parent
     try:
         daemon = _make_daemon(
@@ -92,8 +103,16 @@ def makeService(options: Options) -> IService:
     except ConfigError as error:
         _give_up(error)
     in_force = options.loaded.config
+    told = options.loaded
+
+    def obey(order: Order) -> None:
+        nonlocal told
+        told = order.loaded
+        reloader.request()
 
     def load() -> Deferred[LoadedConfig]:
+        if is_worker:
+            return succeed(told)
         # In a thread: a file with many keys takes a while, and streams go on.
         pool = reactor.getThreadPool()
         return deferToThreadPool(reactor, pool, load_file, path, os.environ, in_force)
@@ -118,6 +137,8 @@ def makeService(options: Options) -> IService:
     reactor.callWhenRunning(settle_memory)
     if isinstance(daemon, Gateway):
         reactor.callWhenRunning(lambda: systemd.ready(reloader.summary()))
+    if is_worker:
+        reactor.callWhenRunning(Orders(reactor, obey).startReading)
     return daemon
 
 
@@ -158,10 +179,9 @@ def _make_daemon(
     run = "from twisted.scripts.twistd import run; run()"
     command = [sys.executable, "-c", run, "-n", "--pidfile=", "llmproxy", "--config", path]
     return Parent(
-        config,
+        loaded,
         reactor,
         cannot_start,
-        loaded.digest,
         count=count,
         command=command,
         ready=ready,

@@ -25,6 +25,7 @@ from llmproxy.listeners import CannotListen, Listeners
 from llmproxy.logbooks import Logbooks
 from llmproxy.observation import SHARED_FOLDER
 from llmproxy.reload import ConfigLife
+from llmproxy.workers.orders import Serve
 from llmproxy.workers.supervisor import Supervisor
 
 WATCHDOG_S: Final = 30.0
@@ -38,17 +39,15 @@ class Parent(MultiService):
     """Holds the sockets and the workers.
 
     Args:
-        config: What the workers are to do.
+        loaded: What the workers are to do.
         reactor: The reactor.
         cannot_start: Called with one line when it cannot listen; does not return.
-        digest: The configuration's.
         count: How many workers.
-        command: Runs the daemon with the same configuration.
+        command: Runs the daemon.
         ready: Called when all workers serve, at the start and after each reload.
         failed: Called when a worker could not even begin, and all have ended.
 
     Attributes:
-        config: The configuration in force.
         config_life: Which that is, and what became of the last reload.
         supervisor: Has the workers.
     """
@@ -57,10 +56,9 @@ class Parent(MultiService):
 
     def __init__(
         self,
-        config: Config,
+        loaded: LoadedConfig,
         reactor: Any,
         cannot_start: Callable[[str], NoReturn],
-        digest: str,
         *,
         count: int,
         command: Sequence[str],
@@ -70,8 +68,9 @@ class Parent(MultiService):
         super().__init__()
         self._cannot_start = cannot_start
         self._ready = ready
-        self.config = config
-        self.config_life = ConfigLife(digest, time.time)
+        self._loaded = loaded
+        config = loaded.config
+        self.config_life = ConfigLife(loaded.digest, time.time)
         # Its own lines, where the workers' go as well; requests are logged by them.
         quiet = attrs.evolve(config.logging.access, enabled=False)
         logging = attrs.evolve(config.logging, access=quiet)
@@ -86,6 +85,7 @@ class Parent(MultiService):
         self.supervisor = Supervisor(
             count,
             command=command,
+            first_order=lambda: Serve(self._loaded),
             environ=os.environ,
             reactor=reactor,
             clients=Listeners(reactor, config.server.listen, Factory()),
@@ -105,15 +105,15 @@ class Parent(MultiService):
     def replace(self, loaded: LoadedConfig) -> str:
         """Have the workers go on under another configuration.
 
-        Each reads the file itself, and stays under the old one if it cannot take something of the
-        new one over; its log says why.
+        Each stays under the old one if it cannot take something of the new one over; its log says
+        why.
 
         Returns:
             The configuration's digest.
         """
-        self.config = loaded.config
+        self._loaded = loaded
         self.supervisor.drain_delay_s = loaded.config.server.drain_delay
-        self.supervisor.reload()
+        self.supervisor.reload(Serve(loaded))
         return loaded.digest
 
     def _all_serve(self) -> None:
@@ -123,7 +123,7 @@ class Parent(MultiService):
     @property
     def longest_s(self) -> float:
         """How long the end may take, in seconds."""
-        server = self.config.server
+        server = self._loaded.config.server
         return server.drain_delay + server.drain_timeout + END_S
 
     def hurry(self) -> None:
@@ -144,7 +144,7 @@ class Parent(MultiService):
             count=len(self.supervisor.workers),
             digest=self.config_life.status().digest,
         )
-        for line in warnings_of(self.config, len(self.supervisor.workers)):
+        for line in warnings_of(self._loaded.config, len(self.supervisor.workers)):
             self._log.warn("{line}", line=line)
         try:
             super().privilegedStartService()

@@ -24,6 +24,7 @@ from twisted.logger import Logger
 from llmproxy.listeners import Listeners
 from llmproxy.rounds import Rounds
 from llmproxy.workers.handover import EXECUTE, Handover
+from llmproxy.workers.orders import DESCRIPTOR, Order
 from llmproxy.workers.worker import Worker
 
 LOOK_INTERVAL_S: Final = 1.0
@@ -34,7 +35,8 @@ class Supervisor(Service):
 
     Args:
         count: How many.
-        command: Runs the daemon with the same configuration.
+        command: Runs the daemon.
+        first_order: Gives what each of its processes is told first.
         environ: The environment that workers inherit.
         reactor: Runs processes, and keeps time.
         clients: What listens for clients.
@@ -59,6 +61,7 @@ class Supervisor(Service):
         count: int,
         *,
         command: Sequence[str],
+        first_order: Callable[[], Order],
         environ: Mapping[str, str],
         reactor: Any,
         clients: Listeners,
@@ -91,6 +94,7 @@ class Supervisor(Service):
             Worker(
                 number,
                 spawn=partial(self._spawn, number),
+                first_order=first_order,
                 watchdog_s=watchdog_s,
                 clock=reactor,
                 changed=self._changed,
@@ -158,10 +162,14 @@ class Supervisor(Service):
             if listeners is not None:
                 await listeners.close()
 
-    def reload(self) -> None:
-        """Have all workers read their configuration anew."""
+    def reload(self, order: Order) -> None:
+        """Have all workers go on under another configuration.
+
+        Args:
+            order: Says under which.
+        """
         for worker in self.workers:
-            worker.reload()
+            worker.reload(order)
 
     def hurry(self) -> None:
         """Have those that are ending wait for nothing."""
@@ -183,7 +191,7 @@ class Supervisor(Service):
             sys.executable,
             [sys.executable, "-c", EXECUTE, *self._command],
             environ,
-            childFDs={0: 0, 1: 1, 2: 2, **self._handover.descriptors()},
+            childFDs={DESCRIPTOR: "w", 1: 1, 2: 2, **self._handover.descriptors()},
         )
 
     def _address(self, number: int) -> str:

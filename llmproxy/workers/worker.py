@@ -17,6 +17,8 @@ from twisted.internet.protocol import DatagramProtocol, ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from llmproxy.workers.orders import DESCRIPTOR, Order, encode
+
 FIRST_WAIT_S: Final = 0.1
 LONGEST_WAIT_S: Final = 10.0
 """Before a process that ended is followed by another; twice as long each time that it fails."""
@@ -33,6 +35,7 @@ class Worker(DatagramProtocol):
     Args:
         number: Which it is.
         spawn: Starts a process for a protocol; gives its transport.
+        first_order: Gives what each process is told first.
         watchdog_s: Within what time it must give a sign of life; 0: it need not.
         clock: Keeps time.
         changed: Called after each change of its state.
@@ -53,6 +56,7 @@ class Worker(DatagramProtocol):
         number: int,
         *,
         spawn: Callable[[ProcessProtocol], Any],
+        first_order: Callable[[], Order],
         watchdog_s: float,
         clock: IReactorTime,
         changed: Callable[[Worker], None],
@@ -60,6 +64,7 @@ class Worker(DatagramProtocol):
     ) -> None:
         self.number = number
         self._spawn = spawn
+        self._first_order = first_order
         self._watchdog_s = watchdog_s
         self._clock = clock
         self._changed = changed
@@ -71,7 +76,7 @@ class Worker(DatagramProtocol):
         self._ready_at_s = 0.0
         self._alive_at_s = 0.0
         self._serves = False
-        self._reloads_again = False
+        self._awaited = 0
         self.state = "waiting"
         self.status: int | None = None
         self.was_ready = False
@@ -86,10 +91,11 @@ class Worker(DatagramProtocol):
         self.restarts += 1
         self.state = "starting"
         self._serves = False
-        self._reloads_again = False
+        self._awaited = 1
         self._alive_at_s = self._clock.seconds()
         self._process = self._spawn(_Exit(self._ended))
         self._process_id = self._process.pid
+        self.tell(self._first_order())
 
     def signal(self, number: int) -> None:
         """Send its process a signal, if it has one."""
@@ -97,14 +103,22 @@ class Worker(DatagramProtocol):
             with suppress(ProcessExitedAlready):  # word of its end is on the way to us
                 self._process.signalProcess(signal.Signals(number).name.removeprefix("SIG"))
 
-    def reload(self) -> None:
-        """Have it read its configuration anew; it is ready again when it says so."""
-        if self.state == "ready":
+    def tell(self, order: Order) -> None:
+        """Tell its process something, if it has one."""
+        if self._process is not None:
+            with suppress(KeyError):  # the pipe is closed: word of its end is on the way to us
+                self._process.writeToChild(DESCRIPTOR, encode(order))
+
+    def reload(self, order: Order) -> None:
+        """Have it go on under another configuration; it is ready again when it says so.
+
+        Args:
+            order: Says under which.
+        """
+        if self.state in ("ready", "starting"):
             self.state = "starting"
-            self.signal(signal.SIGHUP)
-        elif self.state == "starting":
-            # It may have read the file already, as that was before.
-            self._reloads_again = True
+            self._awaited += 1
+            self.tell(order)
 
     def end(self) -> None:
         """Have it end, and followed by nobody."""
@@ -140,12 +154,9 @@ class Worker(DatagramProtocol):
         if b"READY=1" in lines and self.state == "starting":
             self._ready_at_s = self._clock.seconds()
             self.was_ready = self._serves = True
-            self.state = "ready"
-            if self._reloads_again:
-                self._reloads_again = False
-                self.reload()
-            else:
-                self._changed(self)
+            self._awaited -= 1  # it says so once for its start, and once for each reload
+            if not self._awaited:
+                self._become("ready")
 
     def _ended(self, status: int | None, reason: str) -> None:
         process_id, self._process, self._process_id = self._process_id, None, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -120,6 +121,13 @@ def requests_counted(daemon: Daemon) -> int:
     return int(sum(map(float, found)))
 
 
+def configuration(daemon: Daemon) -> dict[str, Any]:
+    """Give what /ready says of the configuration in force."""
+    with urllib.request.urlopen(f"{daemon.url}/ready", timeout=10) as answer:
+        found: dict[str, Any] = json.load(answer)["config"]
+        return found
+
+
 def test_a_killed_worker(tmp_path: Path) -> None:
     """Only its own streams end; it is followed; all that ended well is counted and reported."""
     script = Streams()
@@ -174,7 +182,7 @@ def test_reload_and_end(tmp_path: Path) -> None:
         both = workers_of(daemon)
         clients = [stream(daemon, stack) for _ in range(6)]
         daemon.signal(signal.SIGHUP)
-        until(lambda: daemon.log().count("received SIGHUP") == 3, "the reload is not passed on")
+        until(lambda: daemon.log().count("is in force") == 3, "the reload is not passed on")
         until(lambda: daemon.log().count("all workers serve") == 2, "they do not serve again")
         assert workers_of(daemon) == both
         assert daemon.process is not None
@@ -196,6 +204,40 @@ def test_a_bad_file_reaches_no_worker(tmp_path: Path) -> None:
         time.sleep(0.2)
         assert daemon.log().count("received SIGHUP") == 1
         assert workers_of(daemon) == both
+
+
+@pytest.mark.parametrize("what", ["broken", "refused", "not read"])
+def test_who_follows_runs_what_the_others_run(tmp_path: Path, what: str) -> None:
+    """Whatever the file says by then: what is in force is what the parent has read."""
+    secret = tmp_path / "secret"
+    secret.write_text("of-the-backend")
+    with ExitStack() as stack:
+        backend = stack.enter_context(ScriptedBackend(Streams(), models=("m",)))
+        port = free_port()
+        entry = {"name": "b", "url": backend.url, "api_key_file": str(secret)}
+        config = gateway_config(port, [entry])
+        config["server"]["workers"] = 2
+        daemon = stack.enter_context(Daemon(tmp_path, config))
+        daemon.wait_for_log("all workers serve", 30)
+        before = configuration(daemon)
+        secret.unlink()
+        if what == "broken":
+            daemon.file.write_text("backends: [")
+        else:
+            workers = 3 if what == "refused" else 2
+            demo = {"name": "other", "url": "demo:"}
+            server = {**config["server"], "workers": workers}
+            daemon.write({**config, "backends": [demo], "server": server})
+        if what != "not read":
+            daemon.signal(signal.SIGHUP)
+            daemon.wait_for_log("stays in force")
+        for process in workers_of(daemon):
+            os.kill(process, signal.SIGKILL)
+        until(lambda: daemon.log().count("all workers serve") >= 2, "nobody serves")
+        assert "with status 1" not in daemon.log()
+        assert {configuration(daemon)["digest"] for _ in range(10)} == {before["digest"]}
+        stream(daemon, stack)
+        assert backend.seen[-1].header("authorization") == "Bearer of-the-backend"
 
 
 def test_load_balancers_are_told_before_anybody_is_refused(tmp_path: Path) -> None:

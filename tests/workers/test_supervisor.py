@@ -14,7 +14,7 @@ from twisted.internet.protocol import DatagramProtocol, ProcessProtocol
 from twisted.internet.task import Clock
 
 from llmproxy.workers.supervisor import LOOK_INTERVAL_S, Supervisor
-from tests.workers.test_worker import Process
+from tests.workers.test_worker import FIRST, SECOND, Process
 
 
 class Port:
@@ -69,7 +69,7 @@ class Reactor(Clock):
 
     def __init__(self) -> None:
         super().__init__()
-        self.spawned: list[tuple[Process, list[str], dict[str, str], dict[int, int]]] = []
+        self.spawned: list[tuple[Process, list[str], dict[str, str], dict[int, int | str]]] = []
         self.heard: dict[str, DatagramProtocol] = {}
         self.notices: list[NoticePort] = []
 
@@ -79,7 +79,7 @@ class Reactor(Clock):
         executable: str,
         args: list[str],
         env: dict[str, str],
-        childFDs: dict[int, int],
+        childFDs: dict[int, int | str],
     ) -> Process:
         """Note it."""
         process = Process(protocol, 100 + len(self.spawned))
@@ -107,6 +107,7 @@ class World:
         self.supervisor = Supervisor(
             2,
             command=["python", "twistd", "llmproxy"],
+            first_order=lambda: FIRST,
             environ={"A": "1", "NOTIFY_SOCKET": "systemd's", "WATCHDOG_PID": "1"},
             reactor=self.reactor,
             clients=clients,
@@ -177,7 +178,7 @@ def test_workers_serve_and_the_supervisor_does_not(world: World) -> None:
     assert not port._shouldShutdown
     for _, args, env, descriptors in world.reactor.spawned:
         assert args[-3:] == ["python", "twistd", "llmproxy"]
-        assert descriptors == {0: 0, 1: 1, 2: 2, 3: port.fileno()}
+        assert descriptors == {0: "w", 1: 1, 2: 2, 3: port.fileno()}
         assert (env["A"], env["LISTEN_FDS"], env["WATCHDOG_USEC"]) == ("1", "1", "10000000")
         assert "WATCHDOG_PID" not in env
         assert os.path.isdir(env["SHARED"])
@@ -201,8 +202,8 @@ def test_ready_when_all_are(world: World) -> None:
     assert world.told == []
     world.says(1, b"READY=1")
     assert world.told == ["ready"]
-    world.supervisor.reload()
-    assert [world.process(number).signals for number in range(2)] == [["HUP"], ["HUP"]]
+    world.supervisor.reload(SECOND)
+    assert [world.process(number).told for number in range(2)] == [[FIRST, SECOND]] * 2
     world.ready()
     assert world.told == ["ready", "ready"]
 

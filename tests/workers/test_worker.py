@@ -11,7 +11,19 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from llmproxy.config.load import LoadedConfig
+from llmproxy.config.model import Backend, Config
+from llmproxy.workers.orders import DESCRIPTOR, Order, Serve, decode
 from llmproxy.workers.worker import FIRST_WAIT_S, LONGEST_WAIT_S, STEADY_S, Worker
+
+
+def serve(digest: str) -> Serve:
+    """Give an order to go on under a configuration."""
+    config = Config(backends=(Backend(name="a", url="http://a:1"),))
+    return Serve(LoadedConfig(config, "x.yaml", digest, {"backends": 1}))
+
+
+FIRST, SECOND, THIRD = (serve(name) for name in ("first", "second", "third"))
 
 
 class Process:
@@ -21,6 +33,7 @@ class Process:
         self.protocol = protocol
         self.pid = pid
         self.signals: list[str] = []
+        self.told: list[Order] = []
         self.is_over = False
 
     def signalProcess(self, name: str) -> None:
@@ -28,6 +41,13 @@ class Process:
         if self.is_over:
             raise ProcessExitedAlready
         self.signals.append(name)
+
+    def writeToChild(self, descriptor: int, data: bytes) -> None:
+        """Keep the order."""
+        assert descriptor == DESCRIPTOR
+        if self.is_over:
+            raise KeyError(descriptor)
+        self.told.extend(decode(bytearray(data)))
 
     def exit(self, status: int = 0, by: int | None = None) -> None:
         """End."""
@@ -44,9 +64,11 @@ class World:
         self.processes: list[Process] = []
         self.states: list[str] = []
         self.gone: list[int] = []
+        self.first_order = FIRST
         self.worker = Worker(
             3,
             spawn=self._spawn,
+            first_order=lambda: self.first_order,
             watchdog_s=watchdog_s,
             clock=self.clock,
             changed=lambda worker: self.states.append(worker.state),
@@ -137,21 +159,23 @@ def test_the_end_while_nobody_runs() -> None:
     assert world.clock.getDelayedCalls() == []
 
 
-def test_a_signal_to_a_process_that_is_over() -> None:
+def test_a_signal_or_an_order_to_a_process_that_is_over() -> None:
     """Word of its end is on the way."""
     world = World().started()
     world.process.is_over = True
+    world.worker.tell(SECOND)
     world.worker.end()
     assert world.worker.state == "ending"
 
 
 def test_a_reload() -> None:
-    """It is ready again when it says so."""
+    """It is told, and is ready again when it says so."""
     world = World()
-    world.worker.reload()
+    world.worker.reload(SECOND)
     world.started()
-    world.worker.reload()
-    assert world.process.signals == ["HUP"]
+    assert world.process.told == [FIRST]
+    world.worker.reload(SECOND)
+    assert (world.process.told, world.process.signals) == ([FIRST, SECOND], [])
     assert world.worker.state == "starting"
     world.says(b"RELOADING=1", b"MONOTONIC_USEC=1")
     world.says(b"READY=1")
@@ -185,19 +209,29 @@ def test_no_watchdog() -> None:
 
 
 def test_a_reload_while_it_starts() -> None:
-    """Is done when it is ready: it may have read the file before; so is one in a reload."""
+    """It comes after what it was told before, and it is ready when it has done all of that."""
     world = World()
     world.worker.start()
-    world.worker.reload()
-    assert world.process.signals == []
+    world.worker.reload(SECOND)
+    world.worker.reload(THIRD)
+    assert world.process.told == [FIRST, SECOND, THIRD]
     world.says(b"READY=1")
-    assert (world.process.signals, world.states) == (["HUP"], [])
-    world.worker.reload()
-    world.worker.reload()
     world.says(b"READY=1")
-    assert (world.process.signals, world.states) == (["HUP", "HUP"], [])
+    assert world.states == []
     world.says(b"READY=1")
-    assert (len(world.process.signals), world.states) == (2, ["ready"])
+    assert world.states == ["ready"]
+
+
+def test_who_follows_is_told_what_holds_then() -> None:
+    """Not what the one before it began with, nor what was to be done by that one."""
+    world = World().started()
+    world.worker.reload(SECOND)
+    world.process.exit(by=signal.SIGKILL)
+    world.first_order = THIRD
+    world.clock.advance(FIRST_WAIT_S)
+    assert world.process.told == [THIRD]
+    world.says(b"READY=1")
+    assert world.worker.state == "ready"
 
 
 def test_who_hangs_in_a_reload_is_killed() -> None:
@@ -208,7 +242,7 @@ def test_who_hangs_in_a_reload_is_killed() -> None:
     world.worker.look()
     assert world.process.signals == []
     world.says(b"READY=1")
-    world.worker.reload()
+    world.worker.reload(SECOND)
     world.clock.advance(11)
     world.worker.look()
-    assert world.process.signals == ["HUP", "KILL"]
+    assert world.process.signals == ["KILL"]

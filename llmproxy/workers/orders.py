@@ -1,0 +1,113 @@
+"""What the parent tells its workers, each through a pipe of its own.
+
+An order is its length in four bytes, and then itself, pickled: it is from the same program, through
+a pipe that nobody else can write to. The first one is what a worker begins with. So all workers run
+what the parent has read and checked, whatever has become of the files since.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import attrs
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.fdesc import readFromFD, setNonBlocking
+
+from llmproxy.config.load import LoadedConfig
+
+DESCRIPTOR: Final = 0
+"""Which of a worker's descriptors is the pipe's end: its standard input."""
+
+_LENGTH: Final = struct.Struct("!I")
+
+
+@attrs.frozen
+class Serve:
+    """Go on under a configuration; the first order says under which to begin.
+
+    Attributes:
+        loaded: What the parent has read.
+    """
+
+    loaded: LoadedConfig
+
+
+Order = Serve
+
+
+def encode(order: Order) -> bytes:
+    """Give what is written into the pipe."""
+    text = pickle.dumps(order)
+    return _LENGTH.pack(len(text)) + text
+
+
+def decode(unread: bytearray) -> Iterator[Order]:
+    """Take the orders that are whole out of what was read."""
+    while len(unread) >= _LENGTH.size:
+        end = _LENGTH.size + _LENGTH.unpack_from(unread)[0]
+        if len(unread) < end:
+            return
+        text = bytes(unread[_LENGTH.size : end])
+        del unread[:end]
+        yield pickle.loads(text)
+
+
+def first_order(descriptor: int = DESCRIPTOR) -> Serve:
+    """Wait for the first order.
+
+    Raises:
+        EOFError: The parent is gone.
+    """
+    (length,) = _LENGTH.unpack(_read(descriptor, _LENGTH.size))
+    order: Serve = pickle.loads(_read(descriptor, length))
+    return order
+
+
+def _read(descriptor: int, length: int) -> bytes:
+    text = b""
+    while len(text) < length:
+        piece = os.read(descriptor, length - len(text))
+        if not piece:
+            raise EOFError
+        text += piece
+    return text
+
+
+class Orders(FileDescriptor):
+    """A worker's end of the pipe: gives on the orders that come after the first.
+
+    Args:
+        reactor: Reads.
+        obey: Called with each order.
+        descriptor: The pipe's.
+    """
+
+    def __init__(
+        self, reactor: Any, obey: Callable[[Order], None], descriptor: int = DESCRIPTOR
+    ) -> None:
+        super().__init__(reactor)
+        setNonBlocking(descriptor)
+        self._obey = obey
+        self._descriptor = descriptor
+        self._unread = bytearray()
+
+    def __repr__(self) -> str:
+        return f"<Orders from {self._descriptor}>"
+
+    def fileno(self) -> int:
+        """Give the descriptor."""
+        return self._descriptor
+
+    def doRead(self) -> Any:
+        """Read what there is."""
+        return readFromFD(self._descriptor, self.dataReceived)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take a piece; orders are given on as soon as they are whole."""
+        self._unread += data
+        for order in decode(self._unread):
+            self._obey(order)
