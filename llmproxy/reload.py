@@ -24,10 +24,17 @@ class ConfigLife:
     Args:
         digest: The first one's.
         now: Gives the wall clock's time, seconds since the epoch.
+        failed: Called with the number of problems of each reload that changes nothing.
     """
 
-    def __init__(self, digest: str, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        digest: str,
+        now: Callable[[], float],
+        failed: Callable[[int], None] = lambda _problems: None,
+    ) -> None:
         self._now = now
+        self._failed = failed
         self._status = ConfigStatus(digest, now())
 
     def __repr__(self) -> str:
@@ -36,6 +43,10 @@ class ConfigLife:
     def status(self) -> ConfigStatus:
         """Say which it is, and what became of the last reload."""
         return self._status
+
+    def resume(self, status: ConfigStatus) -> None:
+        """Take over what another process knows of the same configuration."""
+        self._status = status
 
     def replaced(self, digest: str) -> None:
         """Take note of a reload that went well."""
@@ -47,6 +58,7 @@ class ConfigLife:
         """Take note of a reload that changed nothing, for so many problems."""
         before = self._status
         self._status = ConfigStatus(before.digest, before.since_s, self._now(), problems)
+        self._failed(problems)
 
 
 class Watcher(Protocol):

@@ -25,7 +25,7 @@ from llmproxy.reload import Reloader
 from llmproxy.service import Gateway
 from llmproxy.systemd import SystemdNotifier
 from llmproxy.workers.handover import as_worker, worker_count, worker_number
-from llmproxy.workers.orders import Order, Orders, first_order
+from llmproxy.workers.orders import Begin, Order, Orders, Serve, Stay, first_order
 
 if TYPE_CHECKING:
     from llmproxy.workers.parent import Parent
@@ -41,6 +41,8 @@ class Options(usage.Options):
     ]
 
     loaded: LoadedConfig
+    begin: Begin | None = None
+    """What a worker is told first; None: this is none."""
 
     def postOptions(self) -> None:
         """Load the configuration; every problem in it goes to standard error, and that is all.
@@ -51,9 +53,10 @@ class Options(usage.Options):
             raise usage.UsageError("--config FILE is needed")
         if worker_number(os.environ) is not None:
             try:
-                self.loaded = first_order().loaded
+                self.begin = first_order()
             except EOFError:
-                raise SystemExit(1) from None  # its parent is gone, and says why
+                raise SystemExit(1) from None  # its parent is gone
+            self.loaded = self.begin.loaded
             return
         try:
             self.loaded = load_file(self["config"], os.environ)
@@ -89,7 +92,6 @@ def makeService(options: Options) -> IService:
 
     systemd = SystemdNotifier.from_environment(os.environ, os.getpid(), reactor)
     path = os.path.abspath(options["config"])
-    is_worker = worker_number(os.environ) is not None
     daemon: Gateway | Parent
     try:
         daemon = _make_daemon(
@@ -104,11 +106,18 @@ def makeService(options: Options) -> IService:
         _give_up(error)
     in_force = options.loaded.config
     told = options.loaded
+    is_worker = options.begin is not None
+    if options.begin is not None:
+        daemon.config_life.resume(options.begin.status)
 
     def obey(order: Order) -> None:
         nonlocal told
-        told = order.loaded
-        reloader.request()
+        match order:
+            case Serve(loaded):
+                told = loaded
+                reloader.request()
+            case Stay(problems):
+                daemon.config_life.stayed(problems)
 
     def load() -> Deferred[LoadedConfig]:
         if is_worker:

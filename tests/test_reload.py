@@ -101,6 +101,18 @@ def test_the_same_again(bench: Bench) -> None:
     assert bench.life.status() == ConfigStatus("first", 100.0, 107.0)
 
 
+def test_what_another_process_knows() -> None:
+    """It is taken over; who wants to hear of reloads that failed is told."""
+    failed: list[int] = []
+    life = ConfigLife("first", lambda: 200.0, failed.append)
+    life.resume(ConfigStatus("first", 100.0, 150.0, 3))
+    assert life.status() == ConfigStatus("first", 100.0, 150.0, 3)
+    life.stayed(2)
+    assert (life.status(), failed) == (ConfigStatus("first", 100.0, 200.0, 2), [2])
+    life.replaced("first")
+    assert (life.status(), failed) == (ConfigStatus("first", 100.0, 200.0), [2])
+
+
 @pytest.mark.parametrize("while_reading", [True, False])
 def test_a_bad_file(bench: Bench, while_reading: bool) -> None:
     """Every problem is in the log; what was in force stays; a later good file clears it."""

@@ -18,6 +18,7 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.fdesc import readFromFD, setNonBlocking
 
 from llmproxy.config.load import LoadedConfig
+from llmproxy.values import ConfigStatus
 
 DESCRIPTOR: Final = 0
 """Which of a worker's descriptors is the pipe's end: its standard input."""
@@ -26,8 +27,21 @@ _LENGTH: Final = struct.Struct("!I")
 
 
 @attrs.frozen
+class Begin:
+    """Begin; the first order is this one, and no other is.
+
+    Attributes:
+        loaded: The configuration in force.
+        status: What is known of it.
+    """
+
+    loaded: LoadedConfig
+    status: ConfigStatus
+
+
+@attrs.frozen
 class Serve:
-    """Go on under a configuration; the first order says under which to begin.
+    """Go on under a configuration.
 
     Attributes:
         loaded: What the parent has read.
@@ -36,7 +50,18 @@ class Serve:
     loaded: LoadedConfig
 
 
-Order = Serve
+@attrs.frozen
+class Stay:
+    """Take note that a reload failed: what the parent has read cannot be used.
+
+    Attributes:
+        problems: How many there are.
+    """
+
+    problems: int
+
+
+Order = Begin | Serve | Stay
 
 
 def encode(order: Order) -> bytes:
@@ -56,14 +81,14 @@ def decode(unread: bytearray) -> Iterator[Order]:
         yield pickle.loads(text)
 
 
-def first_order(descriptor: int = DESCRIPTOR) -> Serve:
+def first_order(descriptor: int = DESCRIPTOR) -> Begin:
     """Wait for the first order.
 
     Raises:
         EOFError: The parent is gone.
     """
     (length,) = _LENGTH.unpack(_read(descriptor, _LENGTH.size))
-    order: Serve = pickle.loads(_read(descriptor, length))
+    order: Begin = pickle.loads(_read(descriptor, length))
     return order
 
 

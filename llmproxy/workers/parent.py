@@ -25,7 +25,7 @@ from llmproxy.listeners import CannotListen, Listeners
 from llmproxy.logbooks import Logbooks
 from llmproxy.observation import SHARED_FOLDER
 from llmproxy.reload import ConfigLife
-from llmproxy.workers.orders import Serve
+from llmproxy.workers.orders import Begin, Serve, Stay
 from llmproxy.workers.supervisor import Supervisor
 
 WATCHDOG_S: Final = 30.0
@@ -70,7 +70,9 @@ class Parent(MultiService):
         self._ready = ready
         self._loaded = loaded
         config = loaded.config
-        self.config_life = ConfigLife(loaded.digest, time.time)
+        self.config_life = ConfigLife(
+            loaded.digest, time.time, lambda problems: self.supervisor.tell(Stay(problems))
+        )
         # Its own lines, where the workers' go as well; requests are logged by them.
         quiet = attrs.evolve(config.logging.access, enabled=False)
         logging = attrs.evolve(config.logging, access=quiet)
@@ -85,7 +87,7 @@ class Parent(MultiService):
         self.supervisor = Supervisor(
             count,
             command=command,
-            first_order=lambda: Serve(self._loaded),
+            first_order=lambda: Begin(self._loaded, self.config_life.status()),
             environ=os.environ,
             reactor=reactor,
             clients=Listeners(reactor, config.server.listen, Factory()),

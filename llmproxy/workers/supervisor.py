@@ -171,6 +171,11 @@ class Supervisor(Service):
         for worker in self.workers:
             worker.reload(order)
 
+    def tell(self, order: Order) -> None:
+        """Tell all workers something."""
+        for worker in self.workers:
+            worker.tell(order)
+
     def hurry(self) -> None:
         """Have those that are ending wait for nothing."""
         for worker in self.workers:

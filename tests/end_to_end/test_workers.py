@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from benchmarks.processes import process_tree
 from tests.daemon import Daemon, free_port, gateway_config
@@ -113,12 +114,17 @@ def ends(client: RawClient) -> bool:
         return False
 
 
-def requests_counted(daemon: Daemon) -> int:
-    """Give how many requests the metrics have counted."""
+def metric(daemon: Daemon, name: str) -> int:
+    """Give the sum of a metric's samples."""
     with urllib.request.urlopen(f"{daemon.url}/metrics", timeout=10) as answer:
         text = answer.read().decode()
-    found = re.findall(r"^llmproxy_requests_total\{[^}]*\} (\S+)$", text, re.M)
+    found = re.findall(rf"^{name}(?:\{{[^}}]*\}})? (\S+)$", text, re.M)
     return int(sum(map(float, found)))
+
+
+def requests_counted(daemon: Daemon) -> int:
+    """Give how many requests the metrics have counted."""
+    return metric(daemon, "llmproxy_requests_total")
 
 
 def configuration(daemon: Daemon) -> dict[str, Any]:
@@ -195,15 +201,30 @@ def test_reload_and_end(tmp_path: Path) -> None:
 
 
 def test_a_bad_file_reaches_no_worker(tmp_path: Path) -> None:
-    """It is told once, and all go on as they were."""
+    """It is logged once, and shown until a reload goes well; all go on as they were."""
+
+    def results() -> set[str]:
+        return {configuration(daemon)["last_reload"]["result"] for _ in range(10)}
+
     with running(tmp_path, "demo:") as daemon:
         both = workers_of(daemon)
+        good = yaml.safe_load(daemon.file.read_text())
         daemon.write({"backends": 5})
         daemon.signal(signal.SIGHUP)
         daemon.wait_for_log("backends: a number (hidden) is not a list")
+        until(lambda: configuration(daemon)["last_reload"], "it is not shown")
         time.sleep(0.2)
-        assert daemon.log().count("received SIGHUP") == 1
+        assert results() == {"failed"}
+        assert daemon.log().count("reload failed") == 1
         assert workers_of(daemon) == both
+        os.kill(min(both), signal.SIGKILL)
+        until(lambda: daemon.log().count("all workers serve") == 2, "nobody follows")
+        assert results() == {"failed"}
+        assert metric(daemon, "llmproxy_config_last_reload_successful") == 0
+        assert daemon.reload(good)
+        until(lambda: daemon.log().count("all workers serve") == 3, "they do not serve again")
+        assert results() == {"ok"}
+        assert metric(daemon, "llmproxy_config_last_reload_successful") == 1
 
 
 @pytest.mark.parametrize("what", ["broken", "refused", "not read"])

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.protocol import DatagramProtocol, ProcessProtocol
 from twisted.internet.task import Clock
 
+from llmproxy.workers.orders import Stay
 from llmproxy.workers.supervisor import LOOK_INTERVAL_S, Supervisor
 from tests.workers.test_worker import FIRST, SECOND, Process
 
@@ -206,6 +207,14 @@ def test_ready_when_all_are(world: World) -> None:
     assert [world.process(number).told for number in range(2)] == [[FIRST, SECOND]] * 2
     world.ready()
     assert world.told == ["ready", "ready"]
+
+
+def test_a_reload_that_failed(world: World) -> None:
+    """All are told, and have nothing to do for it."""
+    world.ready()
+    world.supervisor.tell(Stay(2))
+    assert [world.process(number).told for number in range(2)] == [[FIRST, Stay(2)]] * 2
+    assert {worker.state for worker in world.supervisor.workers} == {"ready"}
 
 
 def test_a_worker_that_ends_is_followed(world: World) -> None:

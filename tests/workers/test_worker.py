@@ -13,7 +13,8 @@ from twisted.python.failure import Failure
 
 from llmproxy.config.load import LoadedConfig
 from llmproxy.config.model import Backend, Config
-from llmproxy.workers.orders import DESCRIPTOR, Order, Serve, decode
+from llmproxy.values import ConfigStatus
+from llmproxy.workers.orders import DESCRIPTOR, Begin, Order, Serve, Stay, decode
 from llmproxy.workers.worker import FIRST_WAIT_S, LONGEST_WAIT_S, STEADY_S, Worker
 
 
@@ -23,7 +24,8 @@ def serve(digest: str) -> Serve:
     return Serve(LoadedConfig(config, "x.yaml", digest, {"backends": 1}))
 
 
-FIRST, SECOND, THIRD = (serve(name) for name in ("first", "second", "third"))
+FIRST = Begin(serve("first").loaded, ConfigStatus("first", 1.7e9, 1.7e9 + 60, 2))
+SECOND, THIRD = serve("second"), serve("third")
 
 
 class Process:
@@ -64,7 +66,7 @@ class World:
         self.processes: list[Process] = []
         self.states: list[str] = []
         self.gone: list[int] = []
-        self.first_order = FIRST
+        self.first_order: Order = FIRST
         self.worker = Worker(
             3,
             spawn=self._spawn,
@@ -175,7 +177,8 @@ def test_a_reload() -> None:
     world.started()
     assert world.process.told == [FIRST]
     world.worker.reload(SECOND)
-    assert (world.process.told, world.process.signals) == ([FIRST, SECOND], [])
+    world.worker.tell(Stay(3))
+    assert (world.process.told, world.process.signals) == ([FIRST, SECOND, Stay(3)], [])
     assert world.worker.state == "starting"
     world.says(b"RELOADING=1", b"MONOTONIC_USEC=1")
     world.says(b"READY=1")
