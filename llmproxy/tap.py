@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -25,7 +25,7 @@ from llmproxy.reload import Reloader
 from llmproxy.service import Gateway
 from llmproxy.systemd import SystemdNotifier
 from llmproxy.workers.handover import as_worker, worker_count, worker_number
-from llmproxy.workers.orders import Begin, Order, Orders, Serve, Stay, first_order
+from llmproxy.workers.orders import Begin, Hurry, Order, Orders, Serve, Stay, first_order
 
 if TYPE_CHECKING:
     from llmproxy.workers.parent import Parent
@@ -118,6 +118,8 @@ def makeService(options: Options) -> IService:
                 reloader.request()
             case Stay(problems):
                 daemon.config_life.stayed(problems)
+            case Hurry():
+                daemon.hurry()
 
     def load() -> Deferred[LoadedConfig]:
         if is_worker:
@@ -139,10 +141,16 @@ def makeService(options: Options) -> IService:
         systemd.stopping(daemon.longest_s)
         reactor.stop()
 
-    # At once: the signal's default is to end the process, and it may come before the reactor runs.
-    signal.signal(signal.SIGHUP, ReloadSignal(reactor, reloader.request))
+    # Whoever signals all processes signals the parent as well, which then signals each worker: that
+    # is no second signal. Of those its parent tells it.
+    end = EndSignals(reactor, begin_end, None if is_worker else daemon.hurry)
+    end_signals = [signal.SIGTERM]
+    if not is_worker:  # who ignores the other two since it was started
+        end_signals.append(signal.SIGINT)
+        # At once: its default is to end the process, and it may come before the reactor runs.
+        signal.signal(signal.SIGHUP, ReloadSignal(reactor, reloader.request))
     # Installed after Twisted's own, which would have the process die of the signal at the end.
-    reactor.callWhenRunning(install, EndSignals(reactor, begin_end, daemon.hurry))
+    reactor.callWhenRunning(install, end, end_signals)
     reactor.callWhenRunning(settle_memory)
     if isinstance(daemon, Gateway):
         reactor.callWhenRunning(lambda: systemd.ready(reloader.summary()))
@@ -226,12 +234,14 @@ class EndSignals:
     Args:
         reactor: Takes what is done into its next turn.
         end: Called at the first.
-        hurry: Called at each further one.
+        hurry: Called at each further one; None: those are for others to take.
     """
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, end: Callable[[], None], hurry: Callable[[], None]) -> None:
+    def __init__(
+        self, reactor: Any, end: Callable[[], None], hurry: Callable[[], None] | None = None
+    ) -> None:
         self._reactor = reactor
         self._end_well = end
         self._hurry = hurry
@@ -244,8 +254,9 @@ class EndSignals:
 
     def _end(self, name: str) -> None:
         if self._ending:
-            self._log.info("received {name} again, ending now", name=name)
-            self._hurry()
+            if self._hurry is not None:
+                self._log.info("received {name} again, ending now", name=name)
+                self._hurry()
             return
         self._ending = True
         self._log.info("received {name}, ending", name=name)
@@ -276,7 +287,7 @@ class ReloadSignal:
         self._reload()
 
 
-def install(end: EndSignals) -> None:
+def install(end: EndSignals, numbers: Iterable[signal.Signals]) -> None:
     """Have the process's signals taken."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in numbers:
         signal.signal(number, end)

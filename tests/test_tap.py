@@ -153,7 +153,9 @@ def test_the_service(reactor: Reactor, file: Path) -> None:
 def test_install() -> None:
     """A signal reaches it."""
     reactor = Reactor()
-    install(EndSignals(reactor, reactor.stop, lambda: None))
+    before = signal.getsignal(signal.SIGINT)
+    install(EndSignals(reactor, reactor.stop), [signal.SIGTERM])
+    assert signal.getsignal(signal.SIGINT) is before
     signal.raise_signal(signal.SIGTERM)
     reactor.turn()
     assert reactor.stops == 1
@@ -173,6 +175,16 @@ def test_the_first_signal_ends_it_and_the_second_hurries() -> None:
     end(signal.SIGTERM, None)
     reactor.turn()
     assert (reactor.stops, hurried) == (1, [1, 1])
+
+
+def test_further_signals_that_are_for_others() -> None:
+    """A worker waits for its parent to say so."""
+    reactor = Reactor()
+    end = EndSignals(reactor, reactor.stop)
+    for _ in range(3):
+        end(signal.SIGTERM, None)
+        reactor.turn()
+    assert reactor.stops == 1
 
 
 @pytest.mark.usefixtures("_signals_as_before")

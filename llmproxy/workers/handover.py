@@ -25,10 +25,14 @@ _FIRST: Final = 3
 _DOMAINS: Final = {socket.AF_UNIX: "UNIX", socket.AF_INET: "INET", socket.AF_INET6: "INET6"}
 
 EXECUTE: Final = (
-    "import os, sys; os.environ['LISTEN_PID'] = str(os.getpid()); "
+    "import os, signal, sys; os.environ['LISTEN_PID'] = str(os.getpid()); "
+    "signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGHUP, signal.SIG_IGN); "
     "os.execv(sys.argv[1], sys.argv[1:])"
 )
-"""Becomes the worker: who is handed sockets is named by a process id that is known only then."""
+"""Becomes the worker: who is handed sockets is named by a process id that is known only then.
+
+A terminal's signals are for the parent, though all get them.
+"""
 
 
 @attrs.frozen

@@ -61,7 +61,12 @@ class Stay:
     problems: int
 
 
-Order = Begin | Serve | Stay
+@attrs.frozen
+class Hurry:
+    """Wait for nothing, in an end that has begun."""
+
+
+Order = Begin | Serve | Stay | Hurry
 
 
 def encode(order: Order) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -24,7 +23,7 @@ from twisted.logger import Logger
 from llmproxy.listeners import Listeners
 from llmproxy.rounds import Rounds
 from llmproxy.workers.handover import EXECUTE, Handover
-from llmproxy.workers.orders import DESCRIPTOR, Order
+from llmproxy.workers.orders import DESCRIPTOR, Hurry, Order
 from llmproxy.workers.worker import Worker
 
 LOOK_INTERVAL_S: Final = 1.0
@@ -178,8 +177,7 @@ class Supervisor(Service):
 
     def hurry(self) -> None:
         """Have those that are ending wait for nothing."""
-        for worker in self.workers:
-            worker.signal(signal.SIGTERM)
+        self.tell(Hurry())
 
     def _spawn(self, number: int, protocol: ProcessProtocol) -> Any:
         environ = {

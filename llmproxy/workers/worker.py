@@ -97,12 +97,6 @@ class Worker(DatagramProtocol):
         self._process_id = self._process.pid
         self.tell(self._first_order())
 
-    def signal(self, number: int) -> None:
-        """Send its process a signal, if it has one."""
-        if self._process is not None:
-            with suppress(ProcessExitedAlready):  # word of its end is on the way to us
-                self._process.signalProcess(signal.Signals(number).name.removeprefix("SIG"))
-
     def tell(self, order: Order) -> None:
         """Tell its process something, if it has one."""
         if self._process is not None:
@@ -129,7 +123,7 @@ class Worker(DatagramProtocol):
             self._become("ended")
         elif self.state != "ending":
             self.state = "ending"
-            self.signal(signal.SIGTERM)
+            self._signal("TERM")
 
     def look(self) -> None:
         """Kill it if it gives no sign of life; called now and then."""
@@ -141,7 +135,7 @@ class Worker(DatagramProtocol):
                 number=self.number,
                 id=self._process_id,
             )
-            self.signal(signal.SIGKILL)
+            self._signal("KILL")
 
     # what it says
 
@@ -176,6 +170,11 @@ class Worker(DatagramProtocol):
         self._next = self._clock.callLater(self._wait_s, self.start)
         self._wait_s = min(self._wait_s * 2, LONGEST_WAIT_S)
         self._become("waiting")
+
+    def _signal(self, name: str) -> None:
+        if self._process is not None:
+            with suppress(ProcessExitedAlready):  # word of its end is on the way to us
+                self._process.signalProcess(name)
 
     def _become(self, state: str) -> None:
         self.state = state

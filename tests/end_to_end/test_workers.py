@@ -220,11 +220,12 @@ def test_a_bad_file_reaches_no_worker(tmp_path: Path) -> None:
         os.kill(min(both), signal.SIGKILL)
         until(lambda: daemon.log().count("all workers serve") == 2, "nobody follows")
         assert results() == {"failed"}
-        assert metric(daemon, "llmproxy_config_last_reload_successful") == 0
+        shown = "llmproxy_config_last_reload_successful"
+        until(lambda: metric(daemon, shown) == 0, "the metric does not show it")
         assert daemon.reload(good)
         until(lambda: daemon.log().count("all workers serve") == 3, "they do not serve again")
         assert results() == {"ok"}
-        assert metric(daemon, "llmproxy_config_last_reload_successful") == 1
+        until(lambda: metric(daemon, shown) == 1, "the metric does not show it")
 
 
 @pytest.mark.parametrize("what", ["broken", "refused", "not read"])
@@ -296,18 +297,31 @@ def test_systemd_hears_of_all_workers(tmp_path: Path) -> None:
         assert b"STOPPING=1" in heard.recv(4096)
 
 
-def test_two_second_signals(tmp_path: Path) -> None:
-    """A second SIGTERM waits for no stream."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("is_hurried", [False, True])
+def test_signals_to_all_processes(tmp_path: Path, number: signal.Signals, is_hurried: bool) -> None:
+    """As a terminal's Ctrl-C: streams end well; a second signal waits for no stream."""
+    script = Streams()
     with ExitStack() as stack:
-        backend = stack.enter_context(ScriptedBackend(Streams(), models=("m",)))
+        backend = stack.enter_context(ScriptedBackend(script, models=("m",)))
         daemon = stack.enter_context(running(tmp_path, backend.url))
         client = stream(daemon, stack)
         assert daemon.process is not None
-        daemon.process.send_signal(signal.SIGTERM)
+        everybody = process_tree(daemon.process.pid)
+        for process in everybody:
+            os.kill(process, number)
         daemon.wait_for_log("requests are running")
-        daemon.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)  # in which the parent has told its workers
+        assert "again" not in daemon.log()
+        if is_hurried:
+            for process in everybody:
+                with suppress(ProcessLookupError):  # one without a stream has ended
+                    os.kill(process, number)
+            assert daemon.process.wait(30) == 0
+        else:
+            script.go_on.set()
+        assert ends(client) == (not is_hurried)
         assert daemon.process.wait(30) == 0
-        assert not ends(client)
 
 
 @pytest.mark.parametrize("what", ["an address in use", "a file that a worker cannot use"])

@@ -77,11 +77,17 @@ def test_who_is_no_worker() -> None:
 
 
 def test_sockets_are_handed_to_the_process_that_execute_becomes() -> None:
-    """Its own process id stands in its environment."""
-    program = "import os; print(os.environ['LISTEN_PID'] == str(os.getpid()))"
+    """Its own process id stands in its environment; it does not die of a terminal's signals."""
+    program = """
+import os, signal
+print(os.environ['LISTEN_PID'] == str(os.getpid()))
+for number in (signal.SIGINT, signal.SIGHUP):
+    os.kill(os.getpid(), number)
+print("lives")
+"""
     command = [sys.executable, "-c", EXECUTE, sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.strip() == "True"
+    assert done.stdout.split() == ["True", "lives"]
 
 
 def test_how_many() -> None:

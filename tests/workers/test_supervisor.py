@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.protocol import DatagramProtocol, ProcessProtocol
 from twisted.internet.task import Clock
 
-from llmproxy.workers.orders import Stay
+from llmproxy.workers.orders import Hurry, Stay
 from llmproxy.workers.supervisor import LOOK_INTERVAL_S, Supervisor
 from tests.workers.test_worker import FIRST, SECOND, Process
 
@@ -261,7 +261,9 @@ def test_the_end() -> None:
     world.reactor.advance(0.1)
     assert world.clients.closed
     world.supervisor.hurry()
-    assert [world.process(number).signals for number in range(2)] == [["TERM", "TERM"]] * 2
+    for number in range(2):
+        assert world.process(number).signals == ["TERM"]
+        assert world.process(number).told == [FIRST, Hurry()]
     world.process(0).exit()
     assert over == []
     world.process(1).exit()

@@ -149,7 +149,7 @@ def test_the_end() -> None:
     world.process.exit()
     assert world.states[-1] == "ended"
     assert world.clock.getDelayedCalls() == []
-    world.worker.signal(signal.SIGTERM)
+    world.worker.tell(SECOND)
 
 
 def test_the_end_while_nobody_runs() -> None:
