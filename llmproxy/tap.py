@@ -155,7 +155,8 @@ def makeService(options: Options) -> IService:
     if isinstance(daemon, Gateway):
         reactor.callWhenRunning(lambda: systemd.ready(reloader.summary()))
     if is_worker:
-        reactor.callWhenRunning(Orders(reactor, obey).startReading)
+        orders = Orders(reactor, obey, lambda: end.begin("the parent is gone"))
+        reactor.callWhenRunning(orders.startReading)
     return daemon
 
 
@@ -231,6 +232,8 @@ def _give_up(error: ConfigError) -> NoReturn:
 class EndSignals:
     """SIGTERM and SIGINT: the first ends the daemon well, with exit status 0, a second one now.
 
+    What else ends the daemon is the first as well.
+
     Args:
         reactor: Takes what is done into its next turn.
         end: Called at the first.
@@ -253,14 +256,18 @@ class EndSignals:
         self._reactor.callFromThread(self._end, signal.Signals(number).name)
 
     def _end(self, name: str) -> None:
-        if self._ending:
-            if self._hurry is not None:
-                self._log.info("received {name} again, ending now", name=name)
-                self._hurry()
-            return
-        self._ending = True
-        self._log.info("received {name}, ending", name=name)
-        self._end_well()
+        if not self._ending:
+            self.begin(f"received {name}")
+        elif self._hurry is not None:
+            self._log.info("received {name} again, ending now", name=name)
+            self._hurry()
+
+    def begin(self, why: str) -> None:
+        """End well, if that has not begun."""
+        if not self._ending:
+            self._ending = True
+            self._log.info("{why}, ending", why=why)
+            self._end_well()
 
 
 class ReloadSignal:

@@ -187,6 +187,17 @@ def test_further_signals_that_are_for_others() -> None:
     assert reactor.stops == 1
 
 
+def test_an_end_without_a_signal() -> None:
+    """It counts as the first; once it has begun, there is no other."""
+    reactor = Reactor()
+    end = EndSignals(reactor, reactor.stop)
+    end.begin("the parent is gone")
+    end.begin("the parent is gone")
+    end(signal.SIGTERM, None)
+    reactor.turn()
+    assert reactor.stops == 1
+
+
 @pytest.mark.usefixtures("_signals_as_before")
 def test_a_port_in_use(
     reactor: Reactor,

@@ -2,7 +2,8 @@
 
 An order is its length in four bytes, and then itself, pickled: it is from the same program, through
 a pipe that nobody else can write to. The first one is what a worker begins with. So all workers run
-what the parent has read and checked, whatever has become of the files since.
+what the parent has read and checked, whatever has become of the files since. The pipe's end is
+the parent's, even where that was killed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import Any, Final
 
 import attrs
 from twisted.internet.abstract import FileDescriptor
+from twisted.internet.error import ConnectionDone
 from twisted.internet.fdesc import readFromFD, setNonBlocking
+from twisted.python.failure import Failure
 
 from llmproxy.config.load import LoadedConfig
 from llmproxy.values import ConfigStatus
@@ -113,15 +116,21 @@ class Orders(FileDescriptor):
     Args:
         reactor: Reads.
         obey: Called with each order.
+        lost: Called when the parent is gone, however it ended: it never closes the pipe.
         descriptor: The pipe's.
     """
 
     def __init__(
-        self, reactor: Any, obey: Callable[[Order], None], descriptor: int = DESCRIPTOR
+        self,
+        reactor: Any,
+        obey: Callable[[Order], None],
+        lost: Callable[[], None],
+        descriptor: int = DESCRIPTOR,
     ) -> None:
         super().__init__(reactor)
         setNonBlocking(descriptor)
         self._obey = obey
+        self._lost = lost
         self._descriptor = descriptor
         self._unread = bytearray()
 
@@ -141,3 +150,9 @@ class Orders(FileDescriptor):
         self._unread += data
         for order in decode(self._unread):
             self._obey(order)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Tell that the parent is gone, if that is why."""
+        super().connectionLost(reason)
+        if reason.check(ConnectionDone):  # and not this process's own end
+            self._lost()

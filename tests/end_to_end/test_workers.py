@@ -49,6 +49,24 @@ def workers_of(daemon: Daemon) -> set[int]:
     return set(process_tree(daemon.process.pid)[1:])
 
 
+def runs(process: int) -> bool:
+    """Say whether a process has not ended."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"  # nobody may wait for an orphan
+
+
+def listens(port: int) -> bool:
+    """Say whether somebody does."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 5).close()
+    except ConnectionError:
+        return False
+    return True
+
+
 def owner(client: RawClient, processes: set[int]) -> int | None:
     """Give the process that holds the other end of a client's connection."""
     ours = client.sock.getsockname()[1]
@@ -322,6 +340,30 @@ def test_signals_to_all_processes(tmp_path: Path, number: signal.Signals, is_hur
             script.go_on.set()
         assert ends(client) == (not is_hurried)
         assert daemon.process.wait(30) == 0
+
+
+def test_a_killed_parent(tmp_path: Path) -> None:
+    """Its workers finish their streams and end; another daemon has the address."""
+    script = Streams()
+    with ExitStack() as stack:
+        backend = stack.enter_context(ScriptedBackend(script, models=("m",)))
+        daemon = stack.enter_context(running(tmp_path, backend.url))
+        both = workers_of(daemon)
+        try:
+            clients = [stream(daemon, stack) for _ in range(6)]
+            assert daemon.process is not None
+            daemon.process.kill()
+            until(lambda: daemon.log().count("the parent is gone, ending") == 2, "nobody minds")
+            daemon.process.wait()
+            until(lambda: not listens(daemon.port), "somebody still listens")
+            with Daemon(tmp_path, yaml.safe_load(daemon.file.read_text())) as following:
+                following.wait_for_log("all workers serve", 30)
+                script.go_on.set()
+                assert all(map(ends, clients))
+                until(lambda: not any(map(runs, both)), "a worker stays")
+        finally:
+            for process in filter(runs, both):
+                os.kill(process, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("what", ["an address in use", "a file that a worker cannot use"])

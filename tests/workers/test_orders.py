@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from twisted.internet import reactor as global_reactor
+from twisted.internet.error import ConnectionLost
 from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from llmproxy.config.load import load_file
@@ -75,7 +77,10 @@ class InTheReactor(TestCase):
         """Make the pipe, and read from it."""
         descriptor, self.parents = os.pipe()
         self.obeyed: list[Order] = []
-        self.orders = Orders(global_reactor, self.obeyed.append, descriptor)
+        self.lost: list[bool] = []
+        self.orders = Orders(
+            global_reactor, self.obeyed.append, lambda: self.lost.append(True), descriptor
+        )
         self.addCleanup(os.close, descriptor)
         self.addCleanup(self.orders.stopReading)
         self.orders.startReading()
@@ -93,3 +98,18 @@ class InTheReactor(TestCase):
         os.write(self.parents, encode(SECOND)[-1:])
         await self.turn()
         self.assertEqual(self.obeyed, [FIRST, SECOND])
+        self.assertEqual(self.lost, [])
+
+    async def test_the_parent_is_gone(self) -> None:
+        """What it has said before is obeyed."""
+        os.write(self.parents, encode(SECOND))
+        os.close(self.parents)
+        await self.turn()
+        self.assertEqual((self.obeyed, self.lost), ([SECOND], [True]))
+
+    async def test_the_end_of_the_worker(self) -> None:
+        """The parent is not gone for that."""
+        self.addCleanup(os.close, self.parents)
+        self.orders.connectionLost(Failure(ConnectionLost()))
+        await self.turn()
+        self.assertEqual(self.lost, [])
