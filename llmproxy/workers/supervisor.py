@@ -7,6 +7,7 @@ end are passed on. It knows nothing of requests.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sys
@@ -25,6 +26,9 @@ from llmproxy.rounds import Rounds
 from llmproxy.workers.handover import EXECUTE, Handover
 from llmproxy.workers.orders import DESCRIPTOR, Hurry, Order
 from llmproxy.workers.worker import Worker
+
+RUNTIME_FOLDER: Final = "RUNTIME_DIRECTORY"
+"""In the environment: where systemd has the service keep what goes with it."""
 
 LOOK_INTERVAL_S: Final = 1.0
 
@@ -84,6 +88,7 @@ class Supervisor(Service):
         self._ready = ready
         self._failed = failed
         self._folder = ""
+        self._folder_lock = -1
         self._ports: list[Any] = []
         self._handover = Handover(())
         self._stopped: Deferred[None] | None = None
@@ -125,7 +130,11 @@ class Supervisor(Service):
     def startService(self) -> None:
         """Start all workers."""
         super().startService()
-        self._folder = mkdtemp(prefix="llmproxy-")
+        runtime = self._environ.get(RUNTIME_FOLDER, "").partition(":")[0]
+        self._folder = mkdtemp(prefix="llmproxy-", dir=runtime or None)
+        # Who tidies temporary folders up leaves a locked one alone (tmpfiles.d(5)).
+        self._folder_lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._folder_lock, fcntl.LOCK_EX)
         if self._shared_metrics:
             os.mkdir(self._metrics_folder)
         for worker in self.workers:
@@ -155,6 +164,7 @@ class Supervisor(Service):
         for port in self._ports:
             port.stopListening()
         shutil.rmtree(self._folder, ignore_errors=True)
+        os.close(self._folder_lock)
 
     async def _close(self) -> None:
         for listeners in (self._clients, self._metrics):

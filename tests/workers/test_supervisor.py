@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,7 +99,7 @@ class Reactor(Clock):
 class World:
     """A supervisor of two, and what it told."""
 
-    def __init__(self, *, with_metrics: bool = False) -> None:
+    def __init__(self, *, with_metrics: bool = False, runtime: str = "") -> None:
         self.reactor = Reactor()
         self.clients = Listening()
         self.metrics = Listening() if with_metrics else None
@@ -109,7 +111,12 @@ class World:
             2,
             command=["python", "twistd", "llmproxy"],
             first_order=lambda: FIRST,
-            environ={"A": "1", "NOTIFY_SOCKET": "systemd's", "WATCHDOG_PID": "1"},
+            environ={
+                "A": "1",
+                "NOTIFY_SOCKET": "systemd's",
+                "WATCHDOG_PID": "1",
+                "RUNTIME_DIRECTORY": runtime,
+            },
             reactor=self.reactor,
             clients=clients,
             metrics=metrics,
@@ -184,6 +191,22 @@ def test_workers_serve_and_the_supervisor_does_not(world: World) -> None:
         assert "WATCHDOG_PID" not in env
         assert os.path.isdir(env["SHARED"])
     assert [env["LLMPROXY_WORKER"] for _, _, env, _ in world.reactor.spawned] == ["0", "1"]
+
+
+def test_the_folder_is_left_alone_by_who_tidies_up(tmp_path: Path) -> None:
+    """It is locked, and where systemd has such things; it goes in the end."""
+    world = World(runtime=f"{tmp_path}:/nowhere").started()
+    (folder,) = tmp_path.iterdir()
+    assert world.supervisor._folder == str(folder)
+    descriptor = os.open(folder, os.O_RDONLY)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    world.stop()
+    for number in range(2):
+        world.process(number).exit()
+    fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    os.close(descriptor)
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_metrics_of_their_own() -> None:
