@@ -26,6 +26,7 @@ from llmproxy.interfaces import IByteBudget, IClientRequest
 from llmproxy.proxy.answer import answer_error
 from llmproxy.reader import Head
 from llmproxy.timeouts import Timeouts
+from llmproxy.values import Principal
 from llmproxy.wire.api_errors import reason_phrase
 from llmproxy.wire.fields import encode_fields
 from llmproxy.wire.forwarded import TrustedProxies
@@ -45,10 +46,14 @@ class EdgeRequest(server.Request):
     Attributes:
         last: Whether the client closes after it.
         recorded: Whether an exchange writes its access-log line.
+        principal: Who asked a resource of our own; None: that was not asked, or not known.
+        error_code: What a resource of our own refused it with.
     """
 
     _log = Logger()
     channel: EdgeChannel  # type: ignore[assignment]
+    principal: Principal | None = None
+    error_code = ""
     transport: Any
     site: EdgeSite
 

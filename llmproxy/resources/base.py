@@ -56,7 +56,7 @@ class EdgeResource(Resource):
                 running = Deferred.fromCoroutine(self._answer_known(request, self._identify))
                 request.on_gone(running.cancel)
         elif not self.methods:
-            answer_error(request, UnknownUrl())
+            refuse(request, UnknownUrl())
         elif request.method == b"OPTIONS":
             # Answered here, never relayed (RFC 9110, section 9.3.7).
             allow = b", ".join((*self.methods, b"OPTIONS"))
@@ -64,12 +64,13 @@ class EdgeResource(Resource):
             request.finish()
         else:
             allow = b", ".join((*self.methods, b"OPTIONS"))
-            answer_error(request, MethodNotAllowed(headers=((b"Allow", allow),)))
+            refuse(request, MethodNotAllowed(headers=((b"Allow", allow),)))
         return NOT_DONE_YET
 
     async def _answer_known(self, request: EdgeRequest, identify: Identify) -> None:
         try:
-            done = self.answer(request, await identify(request))
+            request.principal = principal = await identify(request)
+            done = self.answer(request, principal)
             if done is not None:
                 await done
         except CancelledError:
@@ -79,10 +80,10 @@ class EdgeResource(Resource):
                 request_id=request.request_id,
             )
         except GatewayError as error:
-            answer_error(request, error)
+            refuse(request, error)
         except Exception:  # noqa: BLE001 - the outermost edge of this request
             self._log.failure("{request!r} failed", request=request, request_id=request.request_id)
-            answer_error(request, InternalError())
+            refuse(request, InternalError())
 
     def answer(
         self, request: EdgeRequest, principal: Principal
@@ -108,8 +109,14 @@ class ErrorResource(EdgeResource):
 
     def render(self, request: EdgeRequest) -> int:
         """Answer with the error."""
-        answer_error(request, self._error)
+        refuse(request, self._error)
         return NOT_DONE_YET
+
+
+def refuse(request: EdgeRequest, error: GatewayError) -> None:
+    """Answer with an error, and have it in the access log."""
+    request.error_code = error.code
+    answer_error(request, error)
 
 
 def answer_json(request: EdgeRequest, status: int, value: object) -> None:

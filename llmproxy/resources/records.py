@@ -33,6 +33,7 @@ def record_of(
     if request.path in probed_paths and status < 400:
         return None
     duration_s = max(clock_s - request.started_s, 0.0)
+    principal = request.principal
     return UsageRecord(
         id=request.request_id,
         time=time_s - duration_s,
@@ -40,8 +41,12 @@ def record_of(
         method=request.method.decode("latin-1"),
         endpoint=request.path.decode("latin-1"),
         protocol=request.clientproto.decode("latin-1"),
+        key_id="" if principal is None else principal.key_id,
+        key_name="" if principal is None else principal.key_name,
+        user_id="" if principal is None else principal.user_id,
         outcome="ok" if status < 400 else "rejected",
         status=status,
+        error_code=request.error_code,
         duration_ms=duration_s * 1000,
         bytes_out=int(request.sentLength),
         client_ip=request.client_ip,

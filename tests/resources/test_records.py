@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
-from llmproxy.errors import UriTooLong
-from llmproxy.resources.base import answer_json
+import pytest
+from twisted.internet.defer import Deferred, fail, succeed
+
+from llmproxy.errors import InvalidApiKey, UnknownUrl, UriTooLong
+from llmproxy.interfaces import IClientRequest
+from llmproxy.resources.base import ErrorResource, answer_json
+from llmproxy.resources.models import ModelsResource
 from llmproxy.resources.records import record_of, record_of_refusal
 from llmproxy.site import EdgeRequest
-from llmproxy.values import UsageRecord
+from llmproxy.values import ModelCard, Principal, UsageRecord
 from tests.edge import Edge, get
+
+
+class FakeCatalog:
+    """There are no models."""
+
+    def cards(self, principal: Principal) -> list[ModelCard]:
+        """Give none."""
+        return []
 
 
 def recorded(raw: bytes, status: int = 200, passes_s: float = 0.0) -> UsageRecord | None:
@@ -54,6 +67,43 @@ def test_record_of_a_request() -> None:
         referer="http://from",
     )
     assert "secret" not in repr(record)
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "status", "code"),
+    [
+        ("/v1/models", "alice", 200, ""),
+        ("/v1/models/none", "alice", 404, "model_not_found"),
+        ("/v1/models", "nobody", 401, "invalid_api_key"),
+        ("/v1/nothing", "alice", 404, "unknown_url"),
+    ],
+)
+def test_who_asked_a_resource_and_why_it_was_refused(
+    path: str, key: str, status: int, code: str
+) -> None:
+    """As with what is relayed."""
+    alice = Principal("alice", key_name="laptop", user_id="a@example.org")
+
+    def identify(request: IClientRequest) -> Deferred[Principal]:
+        return succeed(alice) if key == "alice" else fail(InvalidApiKey())
+
+    catalog: Any = FakeCatalog()
+    resource = ModelsResource(identify, catalog, path.partition("/models/")[2] or None)
+    unknown = ErrorResource(UnknownUrl())
+
+    def answer(request: EdgeRequest) -> None:
+        (unknown if path == "/v1/nothing" else resource).render(request)
+
+    with Edge(answer) as edge:
+        edge.connect().send(get(path))
+        (request,) = edge.logged
+        record = record_of(request, 1000.0, edge.clock.seconds())
+    assert record is not None
+    assert (record.status, record.error_code) == (status, code)
+    known = key == "alice" and path != "/v1/nothing"
+    assert (record.key_id, record.key_name, record.user_id) == (
+        ("alice", "laptop", "a@example.org") if known else ("", "", "")
+    )
 
 
 @pytest.mark.parametrize(("status", "outcome"), [(200, "ok"), (204, "ok"), (503, "rejected")])
