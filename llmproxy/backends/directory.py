@@ -75,8 +75,8 @@ class BackendDirectory:
 
         The state of a backend is that of the backend with the same URL before; where several have
         that URL, that of the one with the same name as well, if there is one. What is new starts
-        slowly. What is gone is given no further requests. Those that wait go on waiting, unless
-        there is room now, or nobody left to wait for.
+        slowly. What is gone is given no further requests. Those that wait go on waiting, for where
+        their models lead now, unless there is room, or nobody left to wait for.
         """
         before = set(self._states.values())
         self._put(members)
@@ -163,25 +163,25 @@ class BackendDirectory:
                 raise BackendsFull
         # Also when there is but one: whoever counts turns must know of all of them.
         chosen = self._strategy.choose(candidates, now_s, affinity)
-        return Lease(cast(BackendState, chosen), self._clock, now_s)
+        return Lease(cast(BackendState, chosen), route, self._clock, now_s)
 
     def wait(
         self,
-        route: ModelRoute,
+        model_id: str,
+        principal: Principal,
         tried: frozenset[str],
         affinity: Callable[[], bytes],
-        key: str,
         cost: float,
     ) -> Deferred[IBackendLease]:
         """Wait until a backend has room; see `IRouter`."""
 
         def take() -> IBackendLease | None:
             try:
-                return self.acquire(route, tried, affinity)
+                return self.acquire(self.route(model_id, principal), tried, affinity)
             except BackendsFull:
                 return None
 
-        return self._queue.wait(route.model_id, key, cost, take)
+        return self._queue.wait(model_id, principal.key_id, cost, take)
 
     def _look(self) -> None:
         """There may be room for those that wait, or nobody left to wait for."""
@@ -324,4 +324,5 @@ def _kept(before: list[BackendState], identities: Sequence[Backend]) -> dict[str
 
 
 def _may_use(principal: Principal, model_id: str) -> bool:
-    return all(matches_any(model_id, globs) for globs in principal.allowed_models)
+    globs_of = principal.allowed_models
+    return not globs_of or all(matches_any(model_id, globs) for globs in globs_of)

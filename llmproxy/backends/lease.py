@@ -9,7 +9,7 @@ from zope.interface import implementer
 
 from llmproxy.backends.state import BackendState
 from llmproxy.interfaces import IBackendLease, IProgress
-from llmproxy.values import Evidence
+from llmproxy.values import Evidence, ModelRoute
 
 LONGEST_REST_S: Final = 60.0
 """However long a backend asks to be left alone: health checks and others find out sooner."""
@@ -23,18 +23,23 @@ class LeaseReleasedTwice(AssertionError):
 class Lease:
     """Counts a request at its backend, and passes on what it shows of it.
 
-    It holds the identity and the client that it began with, whatever becomes of the configuration.
+    It holds the identity, the client and the route that it began with, whatever becomes of the
+    configuration.
 
     Args:
         state: The backend's.
+        route: By which the request goes there.
         clock: Of latencies and evidence.
         now_s: The time, on that clock.
     """
 
-    __slots__ = ("_began_s", "_clock", "_released", "_state", "backend", "client")
+    __slots__ = ("_began_s", "_clock", "_released", "_state", "backend", "client", "route")
 
-    def __init__(self, state: BackendState, clock: IReactorTime, now_s: float) -> None:
+    def __init__(
+        self, state: BackendState, route: ModelRoute, clock: IReactorTime, now_s: float
+    ) -> None:
         self.backend = state.identity
+        self.route = route
         self.client = state.client
         self._state = state
         self._clock = clock

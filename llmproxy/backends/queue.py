@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from llmproxy.backends.fair_queue import FairQueue, Waiting
-from llmproxy.errors import GatewayError, NoBackend, QueueFull, QueueTimeout
+from llmproxy.errors import GatewayError, QueueFull, QueueTimeout
 from llmproxy.interfaces import IBackendLease
 from llmproxy.timeouts import Timeout, Timeouts
 
@@ -27,7 +27,7 @@ LONGEST_RETRY_S = 60.0
 _SMOOTHING = 0.2
 
 Take = Callable[[], IBackendLease | None]
-"""Gives a lease, or None while there is no room; raises `NoBackend` when there is nobody."""
+"""Gives a lease, or None while there is no room; raises why there is nobody left to wait for."""
 
 
 @attrs.define(eq=False)
@@ -54,7 +54,7 @@ class _Request:
         """Say whether its waiting is at an end; then it has what it waited for."""
         try:
             self.lease = self.take()
-        except NoBackend as error:
+        except GatewayError as error:
             self.refusal = error.with_traceback(None)
         return self.lease is not None or self.refusal is not None
 
@@ -115,7 +115,7 @@ class BackendQueue:
             take: Gives a lease when there is room.
 
         Returns:
-            A Deferred of the lease; it fails with `QueueFull`, `QueueTimeout` or `NoBackend`.
+            A Deferred of the lease; it fails with `QueueFull`, `QueueTimeout`, or as ``take`` does.
             Cancelling it ends the waiting; a lease that it had been given already is given back.
         """
         queue = self._queues.get(model_id)

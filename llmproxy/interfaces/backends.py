@@ -93,6 +93,7 @@ class IBackendLease(Interface):
 
     backend: BackendIdentity = Attribute("Its identity.")
     client: IUpstreamClient = Attribute("The client for it.")
+    route: ModelRoute = Attribute("By which the request goes there.")
 
     def answering(progress: IProgress) -> None:
         """Take note that the first byte of the answer's body came; at most once.
@@ -142,24 +143,26 @@ class IRouter(Interface):
         """
 
     def wait(
-        route: ModelRoute,
+        model_id: str,
+        principal: Principal,
         tried: frozenset[str],
         affinity: Callable[[], bytes],
-        key: str,
         cost: float,
     ) -> Deferred[IBackendLease]:
         """Wait until a backend has room; after `acquire` found them full.
 
+        Where the request may go is what the configuration says that is in force by then.
+
         Args:
-            route: As above, and so the next two.
-            tried: Names.
+            model_id: The model's id.
+            principal: Whose request it is: keys take turns.
+            tried: As above.
             affinity: As in `IStrategy.choose`.
-            key: Whose request it is: keys take turns.
             cost: What it will take of the backend, in tokens: who asks for more has fewer turns.
 
         Returns:
             A Deferred of the lease. It fails with `QueueFull`, `QueueTimeout`, or `NoBackend` when
-            there is nobody left to wait for. Cancelling it ends the waiting.
+            there is nobody left to wait for, and as `route` does. Cancelling it ends the waiting.
         """
 
 

@@ -42,7 +42,6 @@ from llmproxy.values import (
     AlertKind,
     Backend,
     MeterReading,
-    ModelRoute,
     Outcome,
     StreamAlert,
     UsageRecord,
@@ -230,9 +229,11 @@ class Exchange:
         await path.admission.admit(request, admitted)
         self.state = "attempting"
         assert admitted.route is not None
+        assert admitted.facts is not None
         answering = await self._tries.head(
             Asking(
-                route=admitted.route,
+                model_id=admitted.route.model_id,
+                name=admitted.facts.model,
                 principal=admitted.principal,
                 affinity=self._affinity,
                 cost=admitted.tokens,
@@ -245,10 +246,10 @@ class Exchange:
         self.state = "relaying"
         await self._relay_body(answering)
 
-    def _attempt(self, lease: IBackendLease, route: ModelRoute) -> Attempt:
-        """Make a try at a backend, for the model of a route."""
+    def _attempt(self, lease: IBackendLease) -> Attempt:
+        """Make a try at a backend, for the model of the lease's route."""
         path, request, admitted = self._path, self._request, self._admitted
-        facts = admitted.facts
+        facts, route = admitted.facts, lease.route
         assert facts is not None
         outbound = Outbound(
             method=request.method.decode("ascii"),

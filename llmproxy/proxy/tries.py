@@ -11,6 +11,9 @@ What may follow on what (the truth table of docs/balancing.md):
 
 Every further try is taken out of a budget, but for that on a fresh connection. Nothing is tried
 once the client has been written to: that is not even known here. Full backends are waited for.
+
+Where a try may go is asked of the router each time: what has no lease yet is routed by the
+configuration in force.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import attrs
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import deferLater
@@ -63,18 +66,20 @@ class Asking:
     """What one exchange asks of the backends.
 
     Attributes:
-        route: Where the request may go.
-        principal: Who asks: models that stand in must be theirs to use.
+        model_id: The model for which the request was admitted.
+        name: What the client called it.
+        principal: Who asks: models must be theirs to use.
         affinity: As in `IStrategy.choose`.
         cost: As in `IRouter.wait`.
-        attempt: Makes a try at a backend, for the model of a route.
+        attempt: Makes a try at a backend.
     """
 
-    route: ModelRoute
+    model_id: str
+    name: str
     principal: Principal
     affinity: Callable[[], bytes]
     cost: float
-    attempt: Callable[[IBackendLease, ModelRoute], Attempt]
+    attempt: Callable[[IBackendLease], Attempt]
 
 
 class Tries:
@@ -129,12 +134,11 @@ class Tries:
         self._rules.budget.pay_in()
         lease = await self._first(asking)
         while True:
-            self.lease, self.backend_name = lease, lease.backend.name
+            self.lease, self.backend_name, self.route = lease, lease.backend.name, lease.route
             self.count += 1
             if self.first_at_s is None:
                 self.first_at_s = self._clock.seconds()
-            assert self.route is not None
-            attempt = asking.attempt(lease, self.route)
+            attempt = asking.attempt(lease)
             try:
                 answering = await attempt.head()
             except CancelledError:
@@ -157,17 +161,34 @@ class Tries:
         if lease is not None:
             lease.release()
 
+    def _route(self, asking: Asking) -> ModelRoute:
+        """Say where requests for the model go now.
+
+        Raises:
+            ModelNotFound: Nowhere, as one that came now would be told.
+            ModelNotAllowed: Likewise.
+        """
+        try:
+            return self._router.route(asking.model_id, asking.principal)
+        except ModelNotFound:
+            # The client's name for it may be another model's by now.
+            return self._router.route(asking.name, asking.principal)
+
     async def _first(self, asking: Asking) -> IBackendLease:
-        lease = self._acquire(asking.route, asking)
+        route = self._route(asking)
+        lease = self._acquire(route, asking)
         if lease is not None:
             return lease
         refusal: GatewayError = NoBackend()
         if self._is_full:
             try:
-                return await self._wait(asking)
+                return await self._wait(route, asking)
+            except ModelNotFound:
+                return await self._first(asking)
             except (NoBackend, BackendsFull) as error:
                 refusal = error
-        lease = self._standing_in(asking)
+            route = self._route(asking)
+        lease = self._standing_in(route, asking)
         if lease is None:
             raise refusal.with_traceback(None)
         return lease
@@ -186,13 +207,17 @@ class Tries:
         elif not rules.budget.take():
             raise error
         while True:
-            lease = self._acquire(asking.route, asking)
+            route = self._route(asking)
+            lease = self._acquire(route, asking)
             is_full = self._is_full
-            lease = lease or self._standing_in(asking)
+            lease = lease or self._standing_in(route, asking)
             if lease is not None:
                 return lease
             if is_full:
-                return await self._wait(asking)
+                try:
+                    return await self._wait(route, asking)
+                except ModelNotFound:
+                    continue
             if not self._out:
                 raise error
             # All were tried: wait a little, then go round again.
@@ -206,14 +231,16 @@ class Tries:
         """Give whom to try instead of relaying an answer; None: it is to be relayed."""
         if response.code not in BUSY or not self._rules.backoff.allows(self.count):
             return None
-        route = self.route
         self._out.add(lease.backend.name)
-        other = self._acquire(asking.route, asking) or self._standing_in(asking)
-        if other is not None and not self._rules.budget.take():
-            other.release()
-            other = None
+        try:
+            route = self._route(asking)
+        except (ModelNotFound, ModelNotAllowed):
+            return None
+        other = self._acquire(route, asking) or self._standing_in(route, asking)
         if other is None:
-            self.route = route
+            return None
+        if not self._rules.budget.take():
+            other.release()
             return None
         evidence = evidence_of(response.code, b"retry-after" in dict(response.fields))
         lease.report(evidence, rest_of(response.fields, self._now()))
@@ -230,31 +257,26 @@ class Tries:
         """Take a backend that has room and was not tried; None: there is none."""
         self._is_full = False
         try:
-            lease = self._router.acquire(route, frozenset(self._out), asking.affinity)
+            return self._router.acquire(route, frozenset(self._out), asking.affinity)
         except NoBackend:
             return None
         except BackendsFull:
             self._is_full = True
             return None
-        self.route = route
-        return lease
 
-    async def _wait(self, asking: Asking) -> IBackendLease:
-        key = asking.principal.key_id
-        lease = await self._router.wait(
-            asking.route, frozenset(self._out), asking.affinity, key, asking.cost
+    def _wait(self, route: ModelRoute, asking: Asking) -> Deferred[IBackendLease]:
+        return self._router.wait(
+            route.model_id, asking.principal, frozenset(self._out), asking.affinity, asking.cost
         )
-        self.route = asking.route
-        return lease
 
-    def _standing_in(self, asking: Asking) -> IBackendLease | None:
+    def _standing_in(self, route: ModelRoute, asking: Asking) -> IBackendLease | None:
         """Take a backend that has room for one of the models that stand in."""
-        for model_id in asking.route.fallback:
+        for model_id in route.fallback:
             try:
-                route = self._router.route(model_id, asking.principal)
+                other = self._router.route(model_id, asking.principal)
             except (ModelNotFound, ModelNotAllowed):
                 continue
-            lease = self._acquire(route, asking)
+            lease = self._acquire(other, asking)
             if lease is not None:
                 return lease
         return None

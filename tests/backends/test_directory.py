@@ -467,7 +467,8 @@ class Capped:
 
     def wait(self, key: str, *tried: str) -> Deferred[IBackendLease]:
         """Wait for one."""
-        waiting = self.there.wait(ROUTE, frozenset(tried), no_affinity, key, 1.0)
+        principal = Principal(key_id=key)
+        waiting = self.there.wait("m", principal, frozenset(tried), no_affinity, 1.0)
         waiting.addCallback(self._given, key)
         return waiting
 
@@ -824,7 +825,7 @@ def test_limits_that_come_later_count_what_runs() -> None:
     with pytest.raises(BackendsFull):
         there.acquire(ROUTE, frozenset(), no_affinity)
     given: list[IBackendLease] = []
-    there.wait(ROUTE, frozenset(), no_affinity, "x", 1.0).addCallback(given.append)
+    there.wait("m", ANONYMOUS, frozenset(), no_affinity, 1.0).addCallback(given.append)
     leases.pop().release()
     clock.advance(0)
     assert not given
@@ -833,12 +834,36 @@ def test_limits_that_come_later_count_what_runs() -> None:
     assert [lease.backend.name for lease in given] == ["a"]
 
 
-def test_those_that_wait_for_who_is_gone_are_told() -> None:
-    """They do not wait for the end of their time."""
+@pytest.mark.parametrize(
+    ("models", "told"),
+    [
+        ([], ModelNotFound),
+        ([Model(id="x", upstream_model="other", aliases=("m",))], ModelNotAllowed),
+        ([Model(id="m", upstream_model="m")], NoBackend),
+    ],
+)
+def test_those_that_wait_for_who_is_gone_are_told(models: list[Model], told: type) -> None:
+    """What one is told that comes now; they do not wait for the end of their time."""
     world = Capped("a")
     world.acquire()
     failed: list[type] = []
-    world.wait("x").addErrback(lambda failure: failed.append(type(failure.value)))
-    replace(world.there, attrs.evolve(at("b", b"http://2"), models=("other",)))
+    mine = Principal(allowed_models=(("m",),))
+    waiting = world.there.wait("m", mine, frozenset(), no_affinity, 1.0)
+    waiting.addErrback(lambda failure: failed.append(type(failure.value)))
+    replace(world.there, attrs.evolve(at("b", b"http://2"), models=("other",)), models=models)
     world.clock.advance(0)
-    assert failed == [NoBackend]
+    assert failed == [told]
+
+
+def test_those_that_wait_go_where_their_model_leads_now() -> None:
+    """To its other backend, under its other name; the lease says which."""
+    clock = Clock()
+    models = [Model(id="m", upstream_model="old", backends=("a",))]
+    there = make_directory(A, clock=clock, models=models)
+    acquired(there, there.route("m", ANONYMOUS))
+    given: list[IBackendLease] = []
+    there.wait("m", ANONYMOUS, frozenset(), no_affinity, 1.0).addCallback(given.append)
+    models = [Model(id="m", upstream_model="new", backends=("b",))]
+    replace(there, at("b", b"http://2", max_concurrent=1), models=models)
+    clock.advance(0)
+    assert [(lease.backend.name, lease.route.upstream_model) for lease in given] == [("b", "new")]

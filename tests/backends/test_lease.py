@@ -9,7 +9,10 @@ from zope.interface.verify import verifyObject
 from llmproxy.backends.lease import Lease, LeaseReleasedTwice
 from llmproxy.backends.state import BackendState
 from llmproxy.interfaces import IBackendLease
+from llmproxy.values import ModelRoute
 from tests.backends.made import Progress, backend, make_state
+
+ROUTE = ModelRoute("m", "m")
 
 
 class Leasing:
@@ -21,7 +24,7 @@ class Leasing:
 
     def lease(self) -> Lease:
         """Give one."""
-        return Lease(self.state, self.clock, self.clock.seconds())
+        return Lease(self.state, ROUTE, self.clock, self.clock.seconds())
 
     def break_it(self) -> None:
         """Have the breaker open, and go half-open."""
@@ -62,6 +65,7 @@ def test_identity_and_client() -> None:
     leasing.state.identity = backend("b")
     assert lease.backend is identity
     assert lease.client is client
+    assert lease.route is ROUTE
     assert repr(lease) == "<lease of a>"
     lease.release()
     assert repr(lease) == "<lease of a (released)>"

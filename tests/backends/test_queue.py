@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from llmproxy.backends.queue import LONGEST_RETRY_S, BackendQueue
 from llmproxy.errors import NoBackend, QueueFull, QueueTimeout
 from llmproxy.interfaces import IBackendLease
-from llmproxy.values import Backend
+from llmproxy.values import Backend, ModelRoute
 from tests.proxy.fakes import FakeLease, FakeUpstream
 
 
@@ -39,7 +39,9 @@ class World:
                 return None
             self.room[model] -= 1
             lease = self.leases[name] = FakeLease(
-                Backend(name="b", url=b"http://b.test", host=b"b.test"), FakeUpstream()
+                Backend(name="b", url=b"http://b.test", host=b"b.test"),
+                FakeUpstream(),
+                ModelRoute(model, model),
             )
             return lease
 

@@ -42,7 +42,7 @@ def held() -> Iterator[Held]:
     made.let.set()
 
 
-@pytest.mark.parametrize("by", ["max_concurrent", "another backend"])
+@pytest.mark.parametrize("by", ["max_concurrent", "another backend", "another model"])
 def test_a_request_that_waits_has_the_room_that_a_reload_makes(
     tmp_path: Path, held: Held, by: str
 ) -> None:
@@ -51,6 +51,7 @@ def test_a_request_that_waits_has_the_room_that_a_reload_makes(
         first: dict[str, Any] = {"name": "b0", "url": one.url, "models": ["m"]}
         first["max_concurrent"] = 1
         config = gateway_config(free_port(), [first])
+        config["models"] = [{"id": "m", "backends": ["b0"]}] if by == "another model" else []
         daemon = stack.enter_context(Daemon(tmp_path, config))
         running = stack.enter_context(begin(daemon.port))
         assert running.head() == 200
@@ -63,12 +64,16 @@ def test_a_request_that_waits_has_the_room_that_a_reload_makes(
         assert "llmproxy_queue_waiting 1.0" in metrics(daemon.port)
         if by == "max_concurrent":
             config["backends"] = [{**first, "max_concurrent": 2}]
+        elif by == "another model":
+            config["backends"] = [{**first, "name": "b1", "url": two.url}]
+            config["models"] = [{"id": "m", "upstream_model": "new", "backends": ["b1"]}]
         else:
             config["backends"] = [first, {**first, "name": "b1", "url": two.url}]
         assert daemon.reload(config)
         assert waiting.head() == 200
         assert next(waiting.pieces())[1] == FIRST
         assert len(two.seen) == (by != "max_concurrent")
+        assert (b'"new"' in b"".join(request.body for request in two.seen)) == ("model" in by)
         held.let.set()
         for client in (running, waiting):
             assert b"".join(data for _, data in client.pieces()).endswith(LAST)

@@ -265,8 +265,9 @@ class FakeUpstream:
 class FakeLease:
     """A lease that checks that it is released once, and keeps what it is told."""
 
-    def __init__(self, backend: Backend, client: FakeUpstream) -> None:
+    def __init__(self, backend: Backend, client: FakeUpstream, route: ModelRoute) -> None:
         self.backend = backend
+        self.route = route
         self.client = client
         self.released = 0
         self.progress: IProgress | None = None
@@ -299,6 +300,7 @@ class FakeRouter:
         full: Names of those that have no room.
         waiting: Who waits for that: the key, the cost, and what fires when the test gives a lease.
         more_routes: Models that there are, beside ``m``; the value is where they lead.
+        gone: Names that are no model's any more.
     """
 
     def __init__(self, *backends: Backend) -> None:
@@ -308,6 +310,7 @@ class FakeRouter:
         self.affinities: list[Callable[[], bytes]] = []
         self.model_route = ModelRoute(model_id="m", upstream_model="m")
         self.more_routes: dict[str, ModelRoute] = {}
+        self.gone: set[str] = set()
         self.full: set[str] = set()
         self.waiting: list[tuple[str, float, Deferred[IBackendLease]]] = []
 
@@ -315,7 +318,7 @@ class FakeRouter:
         """Know one model, and its alias."""
         if model in self.more_routes:
             return self.more_routes[model]
-        if model not in ("m", "alias"):
+        if model not in ("m", "alias") or model in self.gone:
             raise ModelNotFound(param="model")
         return self.model_route
 
@@ -334,27 +337,27 @@ class FakeRouter:
             raise NoBackend
         for backend in left:
             if backend.name not in self.full:
-                return self.lease(backend.name)
+                return self.lease(backend.name, route)
         raise BackendsFull
 
-    def lease(self, name: str) -> FakeLease:
-        """Give a lease of a backend."""
+    def lease(self, name: str, route: ModelRoute | None = None) -> FakeLease:
+        """Give a lease of a backend; as who waited has it, unless a route is given."""
         (backend,) = [one for one in self.backends if one.name == name]
-        lease = FakeLease(backend, self.upstreams[name])
+        lease = FakeLease(backend, self.upstreams[name], route or self.model_route)
         self.leases.append(lease)
         return lease
 
     def wait(
         self,
-        route: ModelRoute,
+        model_id: str,
+        principal: Principal,
         tried: frozenset[str],
         affinity: Callable[[], bytes],
-        key: str,
         cost: float,
     ) -> Deferred[IBackendLease]:
         """Wait for the test."""
         given: Deferred[IBackendLease] = Deferred()
-        self.waiting.append((key, cost, given))
+        self.waiting.append((principal.key_id, cost, given))
         return given
 
     @property

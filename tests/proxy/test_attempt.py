@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from llmproxy.errors import ConnectFailed, FirstByteTimeout, GatewayTimeout
 from llmproxy.proxy.attempt import Answering, Attempt, Outbound
 from llmproxy.timeouts import Timeouts
-from llmproxy.values import Backend
+from llmproxy.values import Backend, ModelRoute
 from tests.proxy.fakes import FakeLease, FakeResponse, FakeUpstream
 
 
@@ -27,7 +27,7 @@ class Trying:
         self.attempt = Attempt(
             self.clock,
             Timeouts(self.clock),
-            FakeLease(identity, self.upstream),
+            FakeLease(identity, self.upstream, ModelRoute("m", "m")),
             outbound or Outbound(method="POST", target=b"/v1/x", body=b'{"model":"m"}'),
             b"x: 1\r\n",
             lambda body: body,

@@ -13,6 +13,7 @@ from llmproxy.errors import (
     ConnectionDied,
     FirstByteTimeout,
     GatewayError,
+    ModelNotFound,
     NoBackend,
     QueueFull,
     QueueTimeout,
@@ -282,6 +283,78 @@ def test_retries_may_have_to_wait_too() -> None:
     given.callback(world.router.lease("two"))
     world.answer_whole("two")
     assert world.rig.conclusion().attempts == 2
+
+
+# another configuration
+
+
+def test_a_retry_goes_where_the_model_leads_by_then() -> None:
+    """Under the name that it has there; what began under another name is not looked at."""
+    world = World(max_retries=5)
+    for name in NAMES:
+        world.fail(name, ConnectFailed())
+    world.router.model_route = ModelRoute("m", "M-2", backends=frozenset(("three",)))
+    world.rig.clock.advance(0.1)
+    assert json.loads(world.sent("three").body) == {"model": "M-2"}
+    world.answer_whole("three")
+    assert world.rig.conclusion().upstream_model == "M-2"
+
+
+def test_who_waited_goes_under_the_name_of_its_lease() -> None:
+    """Whatever the model was called when it began to wait, and is called since."""
+    world = World(start=False)
+    world.router.full.update(NAMES)
+    world.rig.begin(world.request)
+    route = ModelRoute("m", "M-2")
+    world.router.waiting[0][2].callback(world.router.lease("two", route))
+    assert json.loads(world.sent("two").body) == {"model": "M-2"}
+    world.answer_whole("two")
+    assert world.rig.conclusion().upstream_model == "M-2"
+
+
+def test_models_that_stand_in_are_those_of_now() -> None:
+    """For who waited in vain."""
+    world = World(start=False)
+    world.router.full.update(NAMES)
+    world.rig.begin(world.request)
+    world.router.model_route = attrs.evolve(world.router.model_route, fallback=("new",))
+    world.router.more_routes["new"] = ModelRoute("new", "New", backends=frozenset(("three",)))
+    world.router.full.clear()
+    world.router.waiting[0][2].errback(QueueTimeout())
+    assert json.loads(world.sent("three").body) == {"model": "New"}
+    world.request.leave()
+
+
+@pytest.mark.parametrize("waits", ["in the queue", "between two tries"])
+def test_a_model_that_is_gone(waits: str) -> None:
+    """Is told of as it is to one that comes now; what was its alias may be another's."""
+    for alias in (True, False):
+        world = World(max_retries=5, start=False)
+        world.request = FakeRequest(b'{"model": "alias"}')
+        if waits == "in the queue":
+            world.router.full.update(NAMES)
+        world.rig.begin(world.request)
+        if waits == "between two tries":
+            for name in NAMES:
+                world.fail(name, ConnectFailed())
+        world.router.gone.update(("m",) if alias else ("m", "alias"))
+        world.router.full.clear()
+        if waits == "in the queue":
+            world.router.waiting[0][2].errback(ModelNotFound(param="model"))
+        world.rig.clock.advance(0.1)
+        if alias:
+            world.answer_whole("one")
+            assert world.rig.conclusion().status == 200
+        else:
+            assert world.rig.conclusion().status == 404
+
+
+def test_a_busy_answer_stays_the_answer_though_its_model_is_gone() -> None:
+    """There is an answer, and nobody to ask for another."""
+    world = World()
+    world.router.gone.update(("m", "alias"))
+    world.answer_whole("one", 429)
+    assert world.rig.conclusion().status == 429
 
 
 @pytest.mark.parametrize(
