@@ -7,6 +7,7 @@ Health checks and model lists report to it; the data path asks it. It sends noth
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
 from typing import cast
 
 import attrs
@@ -65,6 +66,7 @@ class BackendDirectory:
         self._states: dict[str, BackendState] = {}
         self._clock = clock
         self._queue = queue
+        queue.opens_s = self._opens_s
         self._created = created
         # What `route` found, until a backend lists other models: clients ask for few names.
         self._routes: dict[str, ModelRoute] = {}
@@ -182,6 +184,11 @@ class BackendDirectory:
                 return None
 
         return self._queue.wait(model_id, principal.key_id, cost, take)
+
+    def _opens_s(self) -> float:
+        """Say when time alone may make room."""
+        now_s = self._clock.seconds()
+        return min((state.opens_s(now_s) for state in self._states.values()), default=inf)
 
     def _look(self) -> None:
         """There may be room for those that wait, or nobody left to wait for."""

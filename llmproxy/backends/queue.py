@@ -2,18 +2,19 @@
 
 Each model has a queue of its own, fair between keys. Whenever there may be room, those that wait
 are looked at in turn, model by model, and whoever can be given a lease has it in that moment:
-nobody who comes later can be first. It knows leases only by what gives them.
+nobody who comes later can be first. Room is told of from outside, but for that which time alone
+makes: while somebody waits, one timer is set for that. It knows leases only by what gives them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from math import ceil
+from math import ceil, inf
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from llmproxy.backends.fair_queue import FairQueue, Waiting
 from llmproxy.errors import GatewayError, QueueFull, QueueTimeout
@@ -68,6 +69,7 @@ class BackendQueue:
         clock: Keeps time.
 
     Attributes:
+        opens_s: Says when, on the clock, time alone may make room; infinity: it will not.
         turned_away: How many found no room, or were turned out for others.
         timed_out: How many waited too long.
     """
@@ -79,6 +81,9 @@ class BackendQueue:
         self.hold_to(max_waiting, max_wait_s)
         self._interval_s = SHORTEST_RETRY_S
         self._last_given_s = clock.seconds()
+        self._timer: IDelayedCall | None = None
+        self._looks_at_s = inf
+        self.opens_s: Callable[[], float] = lambda: inf
         self.turned_away = 0
         self.timed_out = 0
 
@@ -131,6 +136,7 @@ class BackendQueue:
         elif self._max_wait_s:
             expired = partial(self._expired, queue, request)
             request.timeout = self._timeouts.start(self._max_wait_s, expired)
+        self._set_timer()
         return request.given
 
     def look(self) -> None:
@@ -145,6 +151,24 @@ class BackendQueue:
             # Whose turn it was to be first is last the next time.
             first = next(iter(self._queues))
             self._queues[first] = self._queues.pop(first)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        """See to it that room is looked for when time makes some, if somebody waits."""
+        at_s = self.opens_s() if self.waiting else inf
+        if at_s == self._looks_at_s:
+            return
+        self._looks_at_s = at_s
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if at_s != inf:
+            delay_s = max(at_s - self._clock.seconds(), 0.0)
+            self._timer = self._clock.callLater(delay_s, self._time_has_come)
+
+    def _time_has_come(self) -> None:
+        self._timer, self._looks_at_s = None, inf
+        self.look()
 
     def _found(self, request: _Request) -> None:
         if request.refusal is not None:
@@ -179,6 +203,7 @@ class BackendQueue:
         assert request.entry is not None
         queue.remove(request.entry)
         self.timed_out += 1
+        self._set_timer()
         request.given.errback(QueueTimeout(retry_after_s=self._retry_after_s(queue)))
 
     def _cancelled(
@@ -189,6 +214,7 @@ class BackendQueue:
             queue.remove(request.entry)
         if request.timeout is not None:
             request.timeout.cancel()
+        self._set_timer()
         lease, request.lease = request.lease, None
         if lease is not None:
             lease.release()

@@ -7,6 +7,7 @@ nothing and has no clock.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Literal
 
 import attrs
@@ -21,6 +22,9 @@ from llmproxy.vitals.latency import PeakEwma
 from llmproxy.vitals.slow_start import SlowStart
 
 Health = Literal["up", "down", "loading"]
+
+_LOOK_EVERY_S = 1.0
+"""How often the stream of a probe is looked at while somebody waits for how it goes on."""
 
 
 @implementer(ICandidate)
@@ -133,6 +137,24 @@ class BackendState:
         share = self.slow_start.share(now_s)
         self.weight = self.full_weight if share == 1.0 else self.full_weight * share
         self.settled = share == 1.0 and self.breaker.is_closed and not self.rests(now_s)
+
+    def opens_s(self, now_s: float) -> float:
+        """Say when time alone may let requests go there that may not now; infinity: it cannot."""
+        moments = [] if self.settled else [self._rests_until_s]
+        breaker = self.breaker
+        if breaker.probe is not None:
+            # By what its stream is then: see `look`.
+            progress = self.answers.get(breaker.probe)
+            first_s = None if progress is None else progress.first_piece_s
+            open_for_s = breaker.settings.open_for_s
+            moments.append(
+                now_s + open_for_s
+                if first_s is None
+                else max(first_s + open_for_s, now_s + _LOOK_EVERY_S)
+            )
+        elif not breaker.is_closed:
+            moments.append(breaker.half_open_s)
+        return min((moment for moment in moments if moment > now_s), default=inf)
 
     def rest(self, until_s: float) -> None:
         """Take note that it asked to be left alone until then."""

@@ -76,7 +76,12 @@ class Breaker:
         """Say in which state it is now."""
         if self.is_closed:
             return "closed"
-        return "half_open" if now_s >= self._opened_s + self.settings.open_for_s else "open"
+        return "half_open" if now_s >= self.half_open_s else "open"
+
+    @property
+    def half_open_s(self) -> float:
+        """When it goes from open to half-open."""
+        return self._opened_s + self.settings.open_for_s
 
     def admits(self, now_s: float) -> bool:
         """Say whether a request may go there."""

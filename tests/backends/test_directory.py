@@ -567,6 +567,51 @@ def test_one_that_asks_to_be_left_alone() -> None:
     assert {acquired(there, ROUTE) for _ in range(4)} == {"a", "b"}
 
 
+def test_who_waits_goes_to_a_backend_whose_rest_is_over() -> None:
+    """When it is, though nobody else comes or goes."""
+    world = Capped("a", "b")
+    rests = world.acquire("b")
+    rests.report("none", 10.0)
+    rests.release()
+    world.acquire()
+    world.wait("x")
+    world.clock.advance(9.9)
+    assert not world.given
+    world.clock.advance(0.1)
+    world.clock.advance(0)
+    assert world.given == ["x@a"]
+
+
+def test_who_waits_is_the_probe_of_a_breaker_that_becomes_half_open() -> None:
+    """The others when its stream has come for so long that the breaker closes."""
+    clock = Clock()
+    a = attrs.evolve(backend("a"), max_concurrent=2)
+    b = attrs.evolve(backend("b"), max_concurrent=1)
+    there = make_directory(a, b, clock=clock, max_wait_s=0.0)
+    for _ in range(2):
+        bad = there.acquire(ROUTE, frozenset(("b",)), no_affinity)
+        bad.report("bad")
+        bad.release()
+    there.acquire(ROUTE, frozenset(), no_affinity)
+    given: list[IBackendLease] = []
+    for _ in range(2):
+        there.wait("m", ANONYMOUS, frozenset(), no_affinity, 1.0).addCallback(given.append)
+    clock.pump([29.9, 0.1, 0])
+    assert [lease.backend.name for lease in given] == ["a"]
+    clock.advance(5.0)
+    progress = Progress(clock.seconds(), clock.seconds())
+    given[0].answering(progress)
+    for _ in range(28):
+        clock.advance(1.0)
+        progress.last_piece_s = clock.seconds()
+    assert len(given) == 1
+    clock.advance(2.0)
+    progress.last_piece_s = clock.seconds()
+    clock.pump([1.0, 0])
+    assert [lease.backend.name for lease in given] == ["a", "a"]
+    assert clock.getDelayedCalls() == []
+
+
 def test_nobody_is_left_alone_for_longer_than_a_while() -> None:
     """Whatever it asks for: a date far off must not take a backend out."""
     there = make_directory(backend("a"), backend("b"), clock=(clock := Clock()))

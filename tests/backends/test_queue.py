@@ -213,6 +213,42 @@ def test_one_turned_out_that_leaves_in_that_turn() -> None:
     assert end.check(CancelledError)
 
 
+def test_room_that_time_makes() -> None:
+    """Is looked for when that time has come, and again at the next; by one timer."""
+    world = World()
+    world.queue.opens_s = lambda: 10.0 if world.clock.seconds() < 10.0 else 15.0
+    world.wait("a")
+    world.wait("b")
+    assert len([one for one in world.clock.getDelayedCalls() if one.getTime() < 60.0]) == 1
+    world.clock.advance(9.0)
+    world.room["m"] = 1
+    world.clock.advance(1.0)
+    world.clock.advance(0)
+    assert world.given == ["a"]
+    world.room["m"] = 1
+    world.clock.advance(5.0)
+    world.clock.advance(0)
+    assert world.given == ["a", "b"]
+    assert world.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("ends", ["given", "leaves", "timeout"])
+def test_no_timer_when_nobody_waits(ends: str) -> None:
+    """However the last one ended."""
+    world = World(max_wait_s=5.0)
+    world.queue.opens_s = lambda: 10.0
+    world.queue.look()
+    assert world.clock.getDelayedCalls() == []
+    waiting = world.wait("a")
+    if ends == "given":
+        world.make_room()
+    elif ends == "leaves":
+        waiting.cancel()
+    else:
+        world.clock.advance(5.0)
+    assert world.clock.getDelayedCalls() == []
+
+
 @attrs.frozen
 class Pace:
     """How fast room comes."""

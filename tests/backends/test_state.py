@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 from twisted.logger import capturedLogs
 from zope.interface.verify import verifyObject
@@ -54,6 +56,28 @@ def test_recovers_slowly() -> None:
     state.look(41.0)
     assert state.settled
     assert isinstance(state.weight, int)
+
+
+def test_when_time_alone_may_open_it() -> None:
+    """The end of its rest, or the breaker's half-open; what is past is nothing to wait for."""
+    state = make_state(backend("a"))
+    assert state.opens_s(0.0) == inf
+    state.rest(10.0)
+    assert state.opens_s(5.0) == 10.0
+    assert state.opens_s(10.0) == inf
+    for _ in range(2):
+        state.observe(object(), "bad", 5.0)
+    assert (state.opens_s(5.0), state.opens_s(10.0), state.opens_s(35.0)) == (10.0, 35.0, inf)
+
+
+def test_when_a_probe_may_have_shown_enough() -> None:
+    """Its stream is looked at once it may have come for long enough, and then every second."""
+    state = broken()
+    probe = object()
+    state.breaker.begin(probe, 30.0)
+    assert state.opens_s(30.0) == 60.0
+    state.answers[probe] = Progress(32.0, 32.0)
+    assert (state.opens_s(33.0), state.opens_s(70.0)) == (62.0, 71.0)
 
 
 def test_opening_and_closing_are_logged() -> None:

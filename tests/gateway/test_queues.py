@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from typing import Any
 from urllib.request import urlopen
 
+import pytest
+
 from tests.daemon import KEY, Daemon
 from tests.gateway.conftest import Start
 from tests.gateway.ends import at_rest
@@ -135,6 +137,45 @@ def test_a_client_that_leaves_the_queue(start: Start) -> None:
             one_by_one.go()
             assert last.answer() == (200, ANSWER)
         assert len(backend.seen) == 2
+        assert at_rest(daemon)
+
+
+@pytest.mark.parametrize("why", ["breaker", "rest"])
+def test_room_that_time_makes(start: Start, why: str) -> None:
+    """Whoever waits goes to the backend whose time has come, though nobody else comes or goes."""
+    one_by_one = OneByOne()
+    well = threading.Event()
+
+    def sick(connection: Connection) -> None:
+        while connection.read_request() is not None:
+            if well.is_set():
+                connection.answer(ANSWER)
+            elif why == "breaker":
+                connection.answer(b"{}", b"500 Internal Server Error")
+            else:
+                connection.answer(b"{}", b"429 Busy", more=b"Retry-After: 2\r\n")
+
+    with ScriptedBackend(one_by_one) as busy, ScriptedBackend(sick) as other, ExitStack() as stack:
+        daemon = start(
+            small(busy),
+            settings(other, "other", models=["m"], max_concurrent=1),
+            health_check=NO_CHECKS,
+            routing={
+                "load_balance": "round_robin",
+                "retry": {"enabled": False},
+                "breaker": {"failures": 1, "open_for": "2s"},
+            },
+        )
+        holds, sees, waits = (stack.enter_context(RawClient(daemon.port, 30)) for _ in range(3))
+        holds.post(chat_body())
+        one_by_one.next()
+        assert sees.post(chat_body()).answer()[0] == (500 if why == "breaker" else 429)
+        well.set()
+        waits.post(chat_body())
+        wait_for_waiting(daemon, 1)
+        assert waits.answer() == (200, ANSWER)
+        one_by_one.go()
+        assert holds.answer() == (200, ANSWER)
         assert at_rest(daemon)
 
 
