@@ -205,7 +205,7 @@ routing: {breaker: {failures: 1}}
     route = directory.route("m", Principal("k"))
     leases = [directory.acquire(route, frozenset(tried), bytes) for tried in "ba"]
     leases[0].report("bad")
-    waits = directory.wait("m", Principal("k"), frozenset(), bytes, 1.0)
+    waits = directory.wait("m", Principal("k"), frozenset(), 0.0, bytes, 1.0)
     found = samples(gateway)
     assert found["llmproxy_queue_waiting"] == 1
     assert found['llmproxy_breaker_state{backend="a"}'] == 2

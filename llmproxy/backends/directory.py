@@ -172,18 +172,21 @@ class BackendDirectory:
         model_id: str,
         principal: Principal,
         tried: frozenset[str],
+        tried_for_s: float,
         affinity: Callable[[], bytes],
         cost: float,
     ) -> Deferred[IBackendLease]:
         """Wait until a backend has room; see `IRouter`."""
 
-        def take() -> IBackendLease | None:
+        def take(tried: frozenset[str]) -> IBackendLease | None:
             try:
                 return self.acquire(self.route(model_id, principal), tried, affinity)
             except BackendsFull:
                 return None
 
-        return self._queue.wait(model_id, principal.key_id, cost, take)
+        return self._queue.wait(
+            model_id, principal.key_id, cost, take, tried=tried, tried_for_s=tried_for_s
+        )
 
     def _opens_s(self) -> float:
         """Say when time alone may make room."""

@@ -5,13 +5,17 @@ is served. A key that begins to wait starts at the present; each of its requests
 before it, at its cost, would be over. Whoever is due first is served first. So a key with a hundred
 requests and a key with one take turns, and a key with long prompts has fewer turns.
 
+What waits is of some *kind*: what can serve one of a kind can serve each of it. Who cannot be
+served now stands in nobody's way, and of each kind only one is asked, however many wait.
+
 Pure arithmetic: no clock, no Deferred. What waits is anything.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
+from bisect import insort
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterator
 from heapq import heappop, heappush
 from itertools import count
 from typing import Generic, TypeVar
@@ -29,6 +33,8 @@ class Waiting(Generic[T]):
         key: Whose it is.
         cost: What serving it takes, in any unit, above 0.
         item: What waits.
+        kind: Of which kind.
+        number: How many came before it.
         arrived_at: The virtual time when it came.
         is_waiting: Whether it still does.
     """
@@ -36,25 +42,57 @@ class Waiting(Generic[T]):
     key: str
     cost: float
     item: T
+    kind: Hashable
+    number: int
     arrived_at: float
     is_waiting: bool = True
 
 
 @attrs.define(eq=False)
 class _Line(Generic[T]):
-    """What waits of one key, in the order in which it came.
+    """What waits of one key.
 
     Attributes:
-        entries: Some may have left since; the first has not.
+        kinds: By kind, in the order in which it came. Some may have left since; the first has not.
         length: How many still wait.
         due: When the first is due.
         due_next: When what was served last of this key is over: the next is not due before.
     """
 
-    entries: deque[Waiting[T]] = attrs.field(factory=deque)
+    kinds: dict[Hashable, deque[Waiting[T]]] = attrs.field(factory=dict)
     length: int = 0
     due: float = 0.0
     due_next: float = 0.0
+
+    def firsts(self) -> list[Waiting[T]]:
+        """Give the first of each kind, in the order in which they came."""
+        firsts = [entries[0] for entries in self.kinds.values()]
+        if len(firsts) > 1:
+            firsts.sort(key=_number)
+        return firsts
+
+    def newest(self) -> Waiting[T]:
+        """Give the one that came last of all that still wait."""
+        return max(
+            (next(filter(_waits, reversed(entries))) for entries in self.kinds.values()),
+            key=_number,
+        )
+
+    def drop_left(self, kind: Hashable) -> None:
+        """Forget those at the head of a kind that wait there no more."""
+        entries = self.kinds[kind]
+        while entries and not entries[0].is_waiting:
+            entries.popleft()
+        if not entries:
+            del self.kinds[kind]
+
+
+def _number(entry: Waiting[T]) -> int:
+    return entry.number
+
+
+def _waits(entry: Waiting[T]) -> bool:
+    return entry.is_waiting
 
 
 class FairQueue(Generic[T]):
@@ -75,6 +113,7 @@ class FairQueue(Generic[T]):
         self._lines: dict[str, _Line[T]] = {}
         self._order: list[tuple[float, int, str]] = []  # of lines; those out of date are skipped
         self._numbers = count()
+        self._kinds: Counter[Hashable] = Counter()
         self._now = 0.0
         self._length = 0
 
@@ -85,17 +124,21 @@ class FairQueue(Generic[T]):
         return self._length
 
     def __iter__(self) -> Iterator[Waiting[T]]:
-        """Give all that wait, by key, and in the order of each key."""
+        """Give all that wait, by key and kind, and in the order of each."""
         for line in self._lines.values():
-            yield from (entry for entry in line.entries if entry.is_waiting)
+            for entries in line.kinds.values():
+                yield from filter(_waits, entries)
 
-    def push(self, key: str, cost: float, item: T) -> tuple[Waiting[T] | None, Waiting[T] | None]:
+    def push(
+        self, key: str, cost: float, item: T, kind: Hashable = None
+    ) -> tuple[Waiting[T] | None, Waiting[T] | None]:
         """Have something wait.
 
         Args:
             key: Whose it is.
             cost: What serving it takes, above 0.
             item: What waits.
+            kind: Of which kind.
 
         Returns:
             Its place, None when there is no room for it; and who was turned out for it, if anybody.
@@ -108,40 +151,63 @@ class FairQueue(Generic[T]):
         line = self._lines.get(key)
         if line is None:
             line = self._lines[key] = _Line()
-        entry = Waiting(key, cost, item, self._now)
-        line.entries.append(entry)
+        entry = Waiting(key, cost, item, kind, next(self._numbers), self._now)
+        line.kinds.setdefault(kind, deque()).append(entry)
         line.length += 1
         self._length += 1
+        self._kinds[kind] += 1
         if line.length == 1:
-            self._stand_first(line, entry)
+            self._stand_in_order(line, entry)
         return entry, turned_out
 
     def pop(self, accepts: Callable[[T], bool] = lambda _: True) -> Waiting[T] | None:
-        """Take out who is next of those whose first is accepted; None when there is none.
+        """Take out who is next of those that are accepted; None when there is none.
 
         Args:
-            accepts: Says whether something can be served now.
+            accepts: Says whether something can be served now: and if not, that none of its kind
+                can be.
         """
         passed_over = []
+        refused: set[Hashable] = set()
         found = None
-        while self._order:
-            due, number, key = heappop(self._order)
+        while found is None and self._order and len(refused) < len(self._kinds):
+            place = due, _, key = heappop(self._order)
             line = self._lines.get(key)
             if line is None or not line.length or line.due != due:
                 continue
-            first = line.entries[0]
-            if accepts(first.item):
-                found = first
-                break
-            passed_over.append((due, number, key))
+            found = self._first_accepted(line, accepts, refused)
+            if found is None:
+                passed_over.append(place)
         for place in passed_over:
             heappush(self._order, place)
         if found is not None:
             line = self._lines[found.key]
-            self._now = max(self._now, line.due)
-            line.due_next = line.due + found.cost
+            start = max(line.due_next, found.arrived_at)
+            self._now = max(self._now, start)
+            line.due_next = start + found.cost
             self.remove(found)
         return found
+
+    @staticmethod
+    def _first_accepted(
+        line: _Line[T], accepts: Callable[[T], bool], refused: set[Hashable]
+    ) -> Waiting[T] | None:
+        for entry in line.firsts():
+            if entry.kind not in refused:
+                if accepts(entry.item):
+                    return entry
+                refused.add(entry.kind)
+        return None
+
+    def move(self, entry: Waiting[T], kind: Hashable) -> None:
+        """Have one that waits be of another kind; it keeps its place."""
+        line = self._lines[entry.key]
+        line.kinds[entry.kind].remove(entry)
+        line.drop_left(entry.kind)
+        self._uncount(entry.kind)
+        entry.kind = kind
+        insort(line.kinds.setdefault(kind, deque()), entry, key=_number)
+        self._kinds[kind] += 1
 
     def remove(self, entry: Waiting[T]) -> None:
         """Take one out that waits no more; what it would have cost is not held against its key."""
@@ -151,20 +217,25 @@ class FairQueue(Generic[T]):
         self._length -= 1
         line = self._lines[entry.key]
         line.length -= 1
-        if line.entries[0] is not entry:
+        self._uncount(entry.kind)
+        if line.kinds[entry.kind][0] is not entry:
             return
-        while line.entries and not line.entries[0].is_waiting:
-            line.entries.popleft()
-        if line.entries:
-            self._stand_first(line, line.entries[0])
+        line.drop_left(entry.kind)
+        if line.length:
+            self._stand_in_order(line, line.firsts()[0])
         elif line.due_next <= self._now:
             del self._lines[entry.key]
         else:
             self._forget_old()
 
-    def _stand_first(self, line: _Line[T], entry: Waiting[T]) -> None:
-        line.due = max(line.due_next, entry.arrived_at)
-        heappush(self._order, (line.due, next(self._numbers), entry.key))
+    def _uncount(self, kind: Hashable) -> None:
+        self._kinds[kind] -= 1
+        if not self._kinds[kind]:
+            del self._kinds[kind]
+
+    def _stand_in_order(self, line: _Line[T], first: Waiting[T]) -> None:
+        line.due = max(line.due_next, first.arrived_at)
+        heappush(self._order, (line.due, next(self._numbers), first.key))
 
     def _make_room(self, key: str) -> Waiting[T] | None:
         """Turn out the newest of the key that has most, if that is more than this one will have."""
@@ -172,7 +243,7 @@ class FairQueue(Generic[T]):
         own = self._lines[key].length if key in self._lines else 0
         if greedy is None or greedy.length <= own + 1:
             return None
-        newest = next(entry for entry in reversed(greedy.entries) if entry.is_waiting)
+        newest = greedy.newest()
         self.remove(newest)
         return newest
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from math import ceil, inf
+from typing import Final
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -27,8 +28,11 @@ LONGEST_RETRY_S = 60.0
 
 _SMOOTHING = 0.2
 
-Take = Callable[[], IBackendLease | None]
-"""Gives a lease, or None while there is no room; raises why there is nobody left to wait for."""
+_NONE_TRIED: Final[frozenset[str]] = frozenset()
+
+Take = Callable[[frozenset[str]], IBackendLease | None]
+"""Gives a lease of none of these backends, or None while there is no room; raises why there is
+nobody left to wait for."""
 
 
 @attrs.define(eq=False)
@@ -37,27 +41,37 @@ class _Request:
 
     Attributes:
         take: Gives it a lease.
+        tried: Names of backends that failed it, where it does not go for now.
         given: Fires with the lease.
         entry: Its place; None: there was none.
         timeout: Ends its waiting.
+        again: Ends its avoiding those that failed it.
         lease: What it was given, and does not have yet.
         refusal: Why there is nobody left to wait for.
     """
 
     take: Take
+    tried: frozenset[str]
     given: Deferred[IBackendLease] = attrs.field(init=False)
     entry: Waiting[_Request] | None = None
     timeout: Timeout | None = None
+    again: Timeout | None = None
     lease: IBackendLease | None = None
     refusal: GatewayError | None = None
 
     def look(self) -> bool:
         """Say whether its waiting is at an end; then it has what it waited for."""
         try:
-            self.lease = self.take()
+            self.lease = self.take(self.tried)
         except GatewayError as error:
             self.refusal = error.with_traceback(None)
         return self.lease is not None or self.refusal is not None
+
+    def stop_clocks(self) -> None:
+        """It waits no more."""
+        for timeout in (self.timeout, self.again):
+            if timeout is not None:
+                timeout.cancel()
 
 
 class BackendQueue:
@@ -110,7 +124,16 @@ class BackendQueue:
         queue = self._queues.get(model_id)
         return 0 if queue is None else len(queue)
 
-    def wait(self, model_id: str, key: str, cost: float, take: Take) -> Deferred[IBackendLease]:
+    def wait(
+        self,
+        model_id: str,
+        key: str,
+        cost: float,
+        take: Take,
+        *,
+        tried: frozenset[str] = _NONE_TRIED,
+        tried_for_s: float = 0.0,
+    ) -> Deferred[IBackendLease]:
         """Wait for room.
 
         Args:
@@ -118,6 +141,8 @@ class BackendQueue:
             key: Whose request it is.
             cost: What it will take of a backend: tokens.
             take: Gives a lease when there is room.
+            tried: Names of backends that failed it.
+            tried_for_s: How long it does not go there.
 
         Returns:
             A Deferred of the lease; it fails with `QueueFull`, `QueueTimeout`, or as ``take`` does.
@@ -126,16 +151,20 @@ class BackendQueue:
         queue = self._queues.get(model_id)
         if queue is None:
             queue = self._queues[model_id] = FairQueue(self._max_waiting)
-        request = _Request(take)
+        request = _Request(take, tried)
         request.given = Deferred(partial(self._cancelled, queue, request))
-        request.entry, turned_out = queue.push(key, max(cost, 1.0), request)
+        request.entry, turned_out = queue.push(key, max(cost, 1.0), request, tried)
         if turned_out is not None:
             self._end(turned_out.item, self._full(queue))
         if request.entry is None:
             request.given.errback(self._full(queue))
-        elif self._max_wait_s:
-            expired = partial(self._expired, queue, request)
-            request.timeout = self._timeouts.start(self._max_wait_s, expired)
+        else:
+            if self._max_wait_s:
+                expired = partial(self._expired, queue, request)
+                request.timeout = self._timeouts.start(self._max_wait_s, expired)
+            if tried:
+                forgets = partial(self._forgets, queue, request)
+                request.again = self._timeouts.start(tried_for_s, forgets)
         self._set_timer()
         return request.given
 
@@ -177,8 +206,7 @@ class BackendQueue:
         now_s = self._clock.seconds()
         self._interval_s += _SMOOTHING * (now_s - self._last_given_s - self._interval_s)
         self._last_given_s = now_s
-        if request.timeout is not None:
-            request.timeout.cancel()
+        request.stop_clocks()
         # In a turn of its own: whoever gave back the room is at its end, and is not to run others.
         self._clock.callLater(0, self._give, request)
 
@@ -190,8 +218,7 @@ class BackendQueue:
 
     def _end(self, request: _Request, error: GatewayError) -> None:
         """Fail one that is out of its queue."""
-        if request.timeout is not None:
-            request.timeout.cancel()
+        request.stop_clocks()
         self._clock.callLater(0, self._fail, request, error)
 
     @staticmethod
@@ -199,8 +226,16 @@ class BackendQueue:
         if not request.given.called:  # else its client has left meanwhile
             request.given.errback(error)
 
+    def _forgets(self, queue: FairQueue[_Request], request: _Request) -> None:
+        """It may go again to those that failed it."""
+        assert request.entry is not None
+        request.tried = _NONE_TRIED
+        queue.move(request.entry, _NONE_TRIED)
+        self.look()
+
     def _expired(self, queue: FairQueue[_Request], request: _Request) -> None:
         assert request.entry is not None
+        request.stop_clocks()
         queue.remove(request.entry)
         self.timed_out += 1
         self._set_timer()
@@ -212,8 +247,7 @@ class BackendQueue:
         """The client has left."""
         if request.entry is not None:
             queue.remove(request.entry)
-        if request.timeout is not None:
-            request.timeout.cancel()
+        request.stop_clocks()
         self._set_timer()
         lease, request.lease = request.lease, None
         if lease is not None:

@@ -146,6 +146,7 @@ class IRouter(Interface):
         model_id: str,
         principal: Principal,
         tried: frozenset[str],
+        tried_for_s: float,
         affinity: Callable[[], bytes],
         cost: float,
     ) -> Deferred[IBackendLease]:
@@ -157,6 +158,7 @@ class IRouter(Interface):
             model_id: The model's id.
             principal: Whose request it is: keys take turns.
             tried: As above.
+            tried_for_s: How long it does not go there.
             affinity: As in `IStrategy.choose`.
             cost: What it will take of the backend, in tokens: who asks for more has fewer turns.
 

@@ -3,7 +3,7 @@
 What may follow on what (the truth table of docs/balancing.md):
 
 - no connection, or TLS failed: another backend, then the models that stand in; when all were tried,
-  the same ones again after a wait;
+  or are full, the same ones again after a wait;
 - a reused connection that died with no byte back: the same backend again, at once;
 - 429 and 503: another backend that is free at this moment; else that answer is the answer;
 - everything else, a first byte that does not come above all: nothing. The backend may be at work on
@@ -43,6 +43,12 @@ from llmproxy.proxy.evidence import evidence_of, report_failure
 from llmproxy.values import ModelRoute, Principal, TriedBackend
 from llmproxy.wire.backoff import Backoff
 from llmproxy.wire.retry_budget import RetryBudget
+
+LAST_TRY_S: Final = 30.0
+"""The last try is kept for backends that are only full, from one that failed, for so long.
+
+By then checks and breakers tell whether that one is there.
+"""
 
 BUSY: Final = frozenset((429, 503))
 """Answers of a backend that did not accept the request, and may be another time."""
@@ -216,8 +222,8 @@ class Tries:
             if is_full:
                 try:
                     return await self._wait(route, asking)
-                except ModelNotFound:
-                    continue
+                except (ModelNotFound, NoBackend):
+                    continue  # there may be those that were tried, or another model
             if not self._out:
                 raise error
             # All were tried: wait a little, then go round again.
@@ -265,8 +271,16 @@ class Tries:
             return None
 
     def _wait(self, route: ModelRoute, asking: Asking) -> Deferred[IBackendLease]:
+        # Who waits for room has time: there is no better moment than the latest for another try.
+        backoff = self._rules.backoff
+        is_last = not backoff.allows(self.count + 1)
         return self._router.wait(
-            route.model_id, asking.principal, frozenset(self._out), asking.affinity, asking.cost
+            route.model_id,
+            asking.principal,
+            frozenset(self._out),
+            LAST_TRY_S if is_last else backoff.max_wait_s,
+            asking.affinity,
+            asking.cost,
         )
 
     def _standing_in(self, route: ModelRoute, asking: Asking) -> IBackendLease | None:

@@ -468,7 +468,7 @@ class Capped:
     def wait(self, key: str, *tried: str) -> Deferred[IBackendLease]:
         """Wait for one."""
         principal = Principal(key_id=key)
-        waiting = self.there.wait("m", principal, frozenset(tried), no_affinity, 1.0)
+        waiting = self.there.wait("m", principal, frozenset(tried), 5.0, no_affinity, 1.0)
         waiting.addCallback(self._given, key)
         return waiting
 
@@ -514,6 +514,32 @@ def test_those_that_wait_go_only_where_they_were_not_tried() -> None:
     leases["b"].release()
     world.clock.advance(0)
     assert world.given == ["y@a", "x@b"]
+
+
+def test_who_was_tried_there_stops_nobody_of_its_key() -> None:
+    """Whoever of its key came later goes there before it."""
+    world = Capped("a", "b")
+    leases = {lease.backend.name: lease for lease in (world.acquire(), world.acquire())}
+    world.wait("x", "a")
+    world.wait("x")
+    leases["a"].release()
+    world.clock.advance(0)
+    assert world.given == ["x@a"]
+    leases["b"].release()
+    world.clock.advance(0)
+    assert world.given == ["x@a", "x@b"]
+
+
+def test_who_waits_where_only_a_tried_one_is_free() -> None:
+    """Goes there when its time is over, though nobody else comes or goes."""
+    world = Capped("a", "b")
+    world.acquire("a")
+    world.wait("x", "a")
+    world.clock.advance(4.9)
+    assert not world.given
+    world.clock.advance(0.1)
+    world.clock.advance(0)
+    assert world.given == ["x@a"]
 
 
 def test_those_that_wait_are_told_when_nobody_is_left() -> None:
@@ -595,7 +621,7 @@ def test_who_waits_is_the_probe_of_a_breaker_that_becomes_half_open() -> None:
     there.acquire(ROUTE, frozenset(), no_affinity)
     given: list[IBackendLease] = []
     for _ in range(2):
-        there.wait("m", ANONYMOUS, frozenset(), no_affinity, 1.0).addCallback(given.append)
+        there.wait("m", ANONYMOUS, frozenset(), 0.0, no_affinity, 1.0).addCallback(given.append)
     clock.pump([29.9, 0.1, 0])
     assert [lease.backend.name for lease in given] == ["a"]
     clock.advance(5.0)
@@ -870,7 +896,7 @@ def test_limits_that_come_later_count_what_runs() -> None:
     with pytest.raises(BackendsFull):
         there.acquire(ROUTE, frozenset(), no_affinity)
     given: list[IBackendLease] = []
-    there.wait("m", ANONYMOUS, frozenset(), no_affinity, 1.0).addCallback(given.append)
+    there.wait("m", ANONYMOUS, frozenset(), 0.0, no_affinity, 1.0).addCallback(given.append)
     leases.pop().release()
     clock.advance(0)
     assert not given
@@ -893,7 +919,7 @@ def test_those_that_wait_for_who_is_gone_are_told(models: list[Model], told: typ
     world.acquire()
     failed: list[type] = []
     mine = Principal(allowed_models=(("m",),))
-    waiting = world.there.wait("m", mine, frozenset(), no_affinity, 1.0)
+    waiting = world.there.wait("m", mine, frozenset(), 0.0, no_affinity, 1.0)
     waiting.addErrback(lambda failure: failed.append(type(failure.value)))
     replace(world.there, attrs.evolve(at("b", b"http://2"), models=("other",)), models=models)
     world.clock.advance(0)
@@ -907,7 +933,7 @@ def test_those_that_wait_go_where_their_model_leads_now() -> None:
     there = make_directory(A, clock=clock, models=models)
     acquired(there, there.route("m", ANONYMOUS))
     given: list[IBackendLease] = []
-    there.wait("m", ANONYMOUS, frozenset(), no_affinity, 1.0).addCallback(given.append)
+    there.wait("m", ANONYMOUS, frozenset(), 0.0, no_affinity, 1.0).addCallback(given.append)
     models = [Model(id="m", upstream_model="new", backends=("b",))]
     replace(there, at("b", b"http://2", max_concurrent=1), models=models)
     clock.advance(0)

@@ -12,11 +12,14 @@ from llmproxy.backends.fair_queue import FairQueue, Waiting
 
 
 def filled(limit: int = 1000, **lengths: int) -> FairQueue[str]:
-    """Make a queue where keys have so many requests, each of cost 1, one key after the other."""
+    """Make a queue where keys have so many requests, each of cost 1, one key after the other.
+
+    Those of a key are of a kind of their own.
+    """
     queue: FairQueue[str] = FairQueue(limit)
     for key, length in lengths.items():
         for number in range(length):
-            entry, _ = queue.push(key, 1.0, f"{key}{number}")
+            entry, _ = queue.push(key, 1.0, f"{key}{number}", key)
             assert entry is not None
     return queue
 
@@ -93,6 +96,54 @@ def test_only_what_can_be_served_now() -> None:
     assert drained(queue) == ["a0", "b1", "a1"]
 
 
+def test_who_cannot_be_served_stops_nobody_of_its_key() -> None:
+    """Another kind's first is served; then that one has its turn, where it always stood."""
+    queue: FairQueue[str] = FairQueue(100)
+    for item, kind in (("x0", "x"), ("y0", "y"), ("x1", "x"), ("y1", "y")):
+        queue.push("a", 1.0, item, kind)
+    found = queue.pop(lambda item: item.startswith("y"))
+    assert found is not None
+    assert found.item == "y0"
+    assert drained(queue) == ["x0", "x1", "y1"]
+
+
+def test_one_of_a_kind_is_asked() -> None:
+    """However many wait, of however many keys."""
+    queue: FairQueue[int] = FairQueue(1000)
+    for number in range(1000):
+        queue.push(f"key{number % 100}", 1.0, number, number % 2)
+    asked: list[int] = []
+
+    def refuses(number: int) -> bool:
+        asked.append(number)
+        return False
+
+    assert queue.pop(refuses) is None
+    assert sorted(number % 2 for number in asked) == [0, 1]
+    assert len(drained_numbers(queue)) == 1000
+
+
+def drained_numbers(queue: FairQueue[int]) -> list[int]:
+    """Take all out, in order."""
+    return [entry.item for entry in iter(queue.pop, None) if entry is not None]
+
+
+def test_another_kind_in_the_same_place() -> None:
+    """Who is moved stands before those that came later, and its old kind's next is the first."""
+    queue: FairQueue[str] = FairQueue(100)
+    moved, _ = queue.push("a", 1.0, "x0", "x")
+    queue.push("a", 1.0, "y0", "y")
+    left, _ = queue.push("a", 1.0, "x1", "x")
+    queue.push("a", 1.0, "x2", "x")
+    assert moved is not None
+    assert left is not None
+    queue.remove(left)
+    queue.move(moved, "y")
+    found = queue.pop(lambda item: item.startswith("x2"))
+    assert found is not None
+    assert drained(queue) == ["x0", "y0"]
+
+
 def test_when_it_is_full_the_greediest_makes_room() -> None:
     """Its newest is turned out, for whoever has less."""
     queue = filled(limit=4, a=3, b=1)
@@ -142,13 +193,15 @@ class Walk(RuleBasedStateMachine):
         super().__init__()
         self.queue: FairQueue[int] = FairQueue(8)
         self.waiting: dict[int, Waiting[int]] = {}
+        self.kinds: dict[int, int] = {}
         self.number = 0
 
-    @rule(key=st.sampled_from("abc"), cost=st.integers(1, 5))
-    def push(self, key: str, cost: int) -> None:
+    @rule(key=st.sampled_from("abc"), cost=st.integers(1, 5), kind=st.integers(0, 1))
+    def push(self, key: str, cost: int, kind: int) -> None:
         """One comes."""
         self.number += 1
-        entry, turned_out = self.queue.push(key, float(cost), self.number)
+        self.kinds[self.number] = kind
+        entry, turned_out = self.queue.push(key, float(cost), self.number, kind)
         if turned_out is not None:
             assert self.waiting.pop(turned_out.item) is turned_out
         if entry is not None:
@@ -156,20 +209,28 @@ class Walk(RuleBasedStateMachine):
         else:
             assert len(self.waiting) == 8
 
-    @rule(parity=st.sampled_from((None, 0, 1)))
-    def pop(self, parity: int | None) -> None:
+    @rule(kind=st.sampled_from((None, 0, 1)))
+    def pop(self, kind: int | None) -> None:
         """The next is served."""
-        entry = self.queue.pop(lambda item: parity is None or item % 2 == parity)
+        entry = self.queue.pop(lambda item: kind is None or self.kinds[item] == kind)
         if entry is None:
-            assert not self.waiting or parity is not None
+            assert not [one for one in self.waiting if kind in (None, self.kinds[one])]
             return
         assert self.waiting.pop(entry.item) is entry
         older = [
             one
             for number, one in self.waiting.items()
-            if number < entry.item and one.key == entry.key
+            if number < entry.item and one.key == entry.key and kind in (None, one.kind)
         ]
         assert not older
+
+    @precondition(lambda self: self.waiting)
+    @rule(choice=st.integers(0, 7))
+    def move(self, choice: int) -> None:
+        """One is of the other kind from now on."""
+        number = sorted(self.waiting)[choice % len(self.waiting)]
+        self.kinds[number] = 1 - self.kinds[number]
+        self.queue.move(self.waiting[number], self.kinds[number])
 
     @precondition(lambda self: self.waiting)
     @rule(choice=st.integers(0, 7))

@@ -29,12 +29,14 @@ class World:
         self.failed: dict[str, Exception] = {}
         self.leases: dict[str, FakeLease] = {}
 
-    def take(self, model: str, name: str) -> Callable[[], IBackendLease | None]:
-        """Make what gives a lease while there is room."""
+    def take(self, model: str, name: str) -> Callable[[frozenset[str]], IBackendLease | None]:
+        """Make what gives a lease while there is room, and for who was not tried there."""
 
-        def take() -> IBackendLease | None:
+        def take(tried: frozenset[str]) -> IBackendLease | None:
             if model in self.nobody:
                 raise NoBackend
+            if "b" in tried:
+                return None
             if not self.room.get(model):
                 return None
             self.room[model] -= 1
@@ -48,10 +50,17 @@ class World:
         return take
 
     def wait(
-        self, name: str, model: str = "m", key: str = "", room: str = ""
+        self, name: str, model: str = "m", key: str = "", room: str = "", tried: str = ""
     ) -> Deferred[IBackendLease]:
-        """Have one wait for a model, in its own room or another's."""
-        waiting = self.queue.wait(model, key or name, 1.0, self.take(room or model, name))
+        """Have one wait for a model, in its own room or another's; 2 s not where it was tried."""
+        waiting = self.queue.wait(
+            model,
+            key or name,
+            1.0,
+            self.take(room or model, name),
+            tried=frozenset(tried),
+            tried_for_s=2.0,
+        )
         waiting.addCallbacks(
             lambda _: self.given.append(name),
             lambda failure: self.failed.setdefault(name, failure.value),
@@ -211,6 +220,46 @@ def test_one_turned_out_that_leaves_in_that_turn() -> None:
     (end,) = ends
     assert isinstance(end, Failure)
     assert end.check(CancelledError)
+
+
+def test_who_was_tried_there_goes_there_again_after_a_while() -> None:
+    """Meanwhile it stands in nobody's way, of its own key either."""
+    world = World()
+    world.wait("a0", key="a", tried="b")
+    world.wait("a1", key="a")
+    world.make_room()
+    assert world.given == ["a1"]
+    world.make_room()
+    world.clock.advance(1.9)
+    assert world.given == ["a1"]
+    world.clock.advance(0.1)
+    world.clock.advance(0)
+    assert world.given == ["a1", "a0"]
+    assert world.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("ends", ["leaves", "timeout", "turned out", "nobody"])
+def test_who_was_tried_there_and_waits_no_more(ends: str) -> None:
+    """Nothing is left of it."""
+    world = World(max_waiting=2, max_wait_s=1.0 if ends == "timeout" else 60.0)
+    world.wait("a0", key="a", tried="b")
+    waiting = world.wait("a1", key="a", tried="b")
+    if ends == "leaves":
+        waiting.cancel()
+    elif ends == "timeout":
+        world.clock.advance(1.0)
+    elif ends == "turned out":
+        world.wait("b0", key="b")
+        world.clock.advance(0)
+    else:
+        world.clock.advance(2.0)
+        world.nobody.add("m")
+        world.make_room()
+    assert "a1" in world.failed
+    world.make_room(2)
+    world.clock.advance(2.0)
+    world.clock.advance(0)
+    assert world.clock.getDelayedCalls() == []
 
 
 def test_room_that_time_makes() -> None:

@@ -11,11 +11,11 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.daemon import KEY, Daemon
+from tests.daemon import KEY, Daemon, free_port
 from tests.gateway.conftest import Start
 from tests.gateway.ends import at_rest
 from tests.gateway.raw_client import RawClient, chat_body
-from tests.gateway.test_balancing import settings
+from tests.gateway.test_balancing import named, settings
 from tests.gateway.test_breakers import NO_CHECKS
 from tests.scripted_backend import Connection, ScriptedBackend
 
@@ -174,6 +174,33 @@ def test_room_that_time_makes(start: Start, why: str) -> None:
         waits.post(chat_body())
         wait_for_waiting(daemon, 1)
         assert waits.answer() == (200, ANSWER)
+        one_by_one.go()
+        assert holds.answer() == (200, ANSWER)
+        assert at_rest(daemon)
+
+
+def test_a_backend_that_could_not_be_reached_is_tried_again(start: Start) -> None:
+    """By who waits for the other meanwhile; that one stops nobody of its key who comes later."""
+    one_by_one = OneByOne()
+    port = free_port()
+    with ScriptedBackend(one_by_one) as busy, ExitStack() as stack:
+        daemon = start(
+            small(busy),
+            {"name": "away", "url": f"http://127.0.0.1:{port}", "models": ["m"]},
+            health_check=NO_CHECKS,
+            routing={"load_balance": "round_robin", "retry": {"max_wait": "2s"}},
+        )
+        holds, waits, later = (stack.enter_context(RawClient(daemon.port, 30)) for _ in range(3))
+        holds.post(chat_body())
+        one_by_one.next()
+        waits.post(chat_body(), headers={"X-Request-ID": "waits"})
+        wait_for_waiting(daemon, 1)
+        back = stack.enter_context(ScriptedBackend(named(b"back"), port=port))
+        assert later.post(chat_body()).answer() == (200, b"back")
+        assert waits.answer() == (200, b"back")
+        assert len(back.seen) == 2
+        record = daemon.record("waits")
+        assert (record["attempts"], record["backend"]) == (2, "away")
         one_by_one.go()
         assert holds.answer() == (200, ANSWER)
         assert at_rest(daemon)

@@ -299,6 +299,7 @@ class FakeRouter:
     Attributes:
         full: Names of those that have no room.
         waiting: Who waits for that: the key, the cost, and what fires when the test gives a lease.
+        avoided: Of each that waited: where it did not go, and how long.
         more_routes: Models that there are, beside ``m``; the value is where they lead.
         gone: Names that are no model's any more.
     """
@@ -311,6 +312,7 @@ class FakeRouter:
         self.model_route = ModelRoute(model_id="m", upstream_model="m")
         self.more_routes: dict[str, ModelRoute] = {}
         self.gone: set[str] = set()
+        self.avoided: list[tuple[frozenset[str], float]] = []
         self.full: set[str] = set()
         self.waiting: list[tuple[str, float, Deferred[IBackendLease]]] = []
 
@@ -352,10 +354,12 @@ class FakeRouter:
         model_id: str,
         principal: Principal,
         tried: frozenset[str],
+        tried_for_s: float,
         affinity: Callable[[], bytes],
         cost: float,
     ) -> Deferred[IBackendLease]:
         """Wait for the test."""
+        self.avoided.append((tried, tried_for_s))
         given: Deferred[IBackendLease] = Deferred()
         self.waiting.append((principal.key_id, cost, given))
         return given

@@ -20,7 +20,7 @@ from llmproxy.errors import (
     ReusedConnectionDied,
     TlsFailed,
 )
-from llmproxy.proxy.tries import rest_of
+from llmproxy.proxy.tries import LAST_TRY_S, rest_of
 from llmproxy.values import Backend, ModelRoute, TriedBackend
 from llmproxy.wire.backoff import Backoff
 from llmproxy.wire.retry_budget import RESERVE, RetryBudget
@@ -283,6 +283,33 @@ def test_retries_may_have_to_wait_too() -> None:
     given.callback(world.router.lease("two"))
     world.answer_whole("two")
     assert world.rig.conclusion().attempts == 2
+
+
+def test_who_waited_in_vain_for_others_goes_round_again() -> None:
+    """Those that were only full have gone; those that failed may be back."""
+    world = World()
+    world.router.full.update(("two", "three"))
+    world.fail("one", ConnectFailed())
+    world.router.backends = world.router.backends[:1]
+    world.router.waiting[0][2].errback(NoBackend())
+    world.rig.clock.advance(0.1)
+    world.answer_whole("one")
+    assert world.rig.conclusion().attempts == 2
+
+
+def test_who_waits_may_go_again_to_whom_it_could_not_reach() -> None:
+    """After the longest of waits; the last try is kept longer for those that are only full."""
+    world = World()
+    world.router.full.update(("two", "three"))
+    world.fail("one", ConnectFailed())
+    world.router.waiting[0][2].callback(world.router.lease("one"))
+    world.fail("one", ConnectFailed())
+    out = frozenset(("one",))
+    assert world.router.avoided == [(out, Backoff().max_wait_s), (out, LAST_TRY_S)]
+    world.router.waiting[1][2].callback(world.router.lease("two"))
+    world.answer_whole("two")
+    record = world.rig.conclusion()
+    assert (record.outcome, record.attempts) == ("ok", 3)
 
 
 # another configuration
