@@ -5,6 +5,9 @@ is served. A key that begins to wait starts at the present; each of its requests
 before it, at its cost, would be over. Whoever is due first is served first. So a key with a hundred
 requests and a key with one take turns, and a key with long prompts has fewer turns.
 
+What serving takes is only guessed at first, and put right when it is over. Nobody is held to a
+guess, or to what it took, without bound.
+
 What waits is of some *kind*: what can serve one of a kind can serve each of it. Who cannot be
 served now stands in nobody's way, and of each kind only one is asked, however many wait.
 
@@ -18,9 +21,18 @@ from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator
 from heapq import heappop, heappush
 from itertools import count
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import attrs
+
+MOST_GUESSED: Final = 16_384.0
+"""A guess counts for no more: who asks for the longest of answers seldom has one."""
+
+MOST_BEHIND: Final = 131_072.0
+"""Whatever a key was served, it has its turn again before others have had more than this."""
+
+LEAST_TURN: Final = 100.0
+"""What a turn costs that was guessed to cost more, and took less: it took a place and its time."""
 
 T = TypeVar("T")
 
@@ -37,6 +49,8 @@ class Waiting(Generic[T]):
         number: How many came before it.
         arrived_at: The virtual time when it came.
         is_waiting: Whether it still does.
+        began: The virtual time when it was served.
+        charged: What it was held to cost then.
     """
 
     key: str
@@ -46,6 +60,8 @@ class Waiting(Generic[T]):
     number: int
     arrived_at: float
     is_waiting: bool = True
+    began: float = 0.0
+    charged: float = 0.0
 
 
 @attrs.define(eq=False)
@@ -57,12 +73,14 @@ class _Line(Generic[T]):
         length: How many still wait.
         due: When the first is due.
         due_next: When what was served last of this key is over: the next is not due before.
+        since: When the key began to wait: what was served before is not in ``due_next``.
     """
 
     kinds: dict[Hashable, deque[Waiting[T]]] = attrs.field(factory=dict)
     length: int = 0
     due: float = 0.0
     due_next: float = 0.0
+    since: float = 0.0
 
     def firsts(self) -> list[Waiting[T]]:
         """Give the first of each kind, in the order in which they came."""
@@ -148,10 +166,11 @@ class FairQueue(Generic[T]):
             turned_out = self._make_room(key)
             if turned_out is None:
                 return None, None
+        now = self._present()
         line = self._lines.get(key)
         if line is None:
-            line = self._lines[key] = _Line()
-        entry = Waiting(key, cost, item, kind, next(self._numbers), self._now)
+            line = self._lines[key] = _Line(since=now)
+        entry = Waiting(key, cost, item, kind, next(self._numbers), now)
         line.kinds.setdefault(kind, deque()).append(entry)
         line.length += 1
         self._length += 1
@@ -182,11 +201,45 @@ class FairQueue(Generic[T]):
             heappush(self._order, place)
         if found is not None:
             line = self._lines[found.key]
-            start = max(line.due_next, found.arrived_at)
-            self._now = max(self._now, start)
-            line.due_next = start + found.cost
+            if found.arrived_at > line.due_next:
+                line.since = line.due_next = found.arrived_at
+            self._now = found.began = line.due_next
+            found.charged = min(found.cost, MOST_GUESSED)
+            line.due_next += found.charged
             self.remove(found)
         return found
+
+    def settle(self, entry: Waiting[T], cost: float) -> None:
+        """Put right what one cost that was served.
+
+        Args:
+            entry: What was served.
+            cost: What it really took.
+        """
+        line = self._lines.get(entry.key)
+        if line is None or entry.began < line.since:
+            return
+        now = self._present()
+        cost = max(cost, min(entry.charged, LEAST_TURN))
+        line.due_next = min(line.due_next + cost - entry.charged, now + MOST_BEHIND)
+        if line.length:
+            self._stand_in_order(line, line.firsts()[0])
+        elif line.due_next <= now:
+            del self._lines[entry.key]
+
+    def _present(self) -> float:
+        """Give the virtual time: when what was served last began, or who is first is due.
+
+        That is earlier when what was served before had cost less than was held: who comes now must
+        not come after those whose turns are counted from there.
+        """
+        while self._order:
+            due, _, key = self._order[0]
+            line = self._lines.get(key)
+            if line is not None and line.length and line.due == due:
+                return min(self._now, due)
+            heappop(self._order)
+        return self._now
 
     @staticmethod
     def _first_accepted(

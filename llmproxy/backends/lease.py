@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
@@ -31,9 +32,21 @@ class Lease:
         route: By which the request goes there.
         clock: Of latencies and evidence.
         now_s: The time, on that clock.
+
+    Attributes:
+        settle: Told, when it is released, how many tokens the request used; None: nobody is.
     """
 
-    __slots__ = ("_began_s", "_clock", "_released", "_state", "backend", "client", "route")
+    __slots__ = (
+        "_began_s",
+        "_clock",
+        "_released",
+        "_state",
+        "backend",
+        "client",
+        "route",
+        "settle",
+    )
 
     def __init__(
         self, state: BackendState, route: ModelRoute, clock: IReactorTime, now_s: float
@@ -45,6 +58,7 @@ class Lease:
         self._clock = clock
         self._began_s = now_s
         self._released = False
+        self.settle: Callable[[float], None] | None = None
         state.in_flight += 1
         if not state.breaker.is_closed:
             state.breaker.begin(self, now_s)
@@ -66,7 +80,7 @@ class Lease:
         if rest_s:
             self._state.rest(now_s + min(rest_s, LONGEST_REST_S))
 
-    def release(self) -> None:
+    def release(self, used_tokens: int = 0) -> None:
         """Give the slot back; see `IBackendLease`."""
         if self._released:
             raise LeaseReleasedTwice(f"the lease of {self.backend.name!r} was already released")
@@ -77,5 +91,7 @@ class Lease:
             state.answered(self)
         if not state.breaker.is_closed:
             state.breaker.end(self)
+        if self.settle is not None:
+            self.settle(used_tokens)  # before others are looked at
         if state.on_room is not None:
             state.on_room()

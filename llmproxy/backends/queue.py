@@ -173,7 +173,7 @@ class BackendQueue:
         for model_id in list(self._queues):
             queue = self._queues[model_id]
             while (entry := queue.pop(_Request.look)) is not None:
-                self._found(entry.item)
+                self._found(queue, entry)
             if not len(queue):
                 del self._queues[model_id]
         if len(self._queues) > 1:
@@ -199,10 +199,15 @@ class BackendQueue:
         self._timer, self._looks_at_s = None, inf
         self.look()
 
-    def _found(self, request: _Request) -> None:
+    def _found(self, queue: FairQueue[_Request], entry: Waiting[_Request]) -> None:
+        request = entry.item
+        settle = partial(queue.settle, entry)
         if request.refusal is not None:
+            settle(0.0)
             self._end(request, request.refusal)
             return
+        assert request.lease is not None
+        request.lease.settle = settle
         now_s = self._clock.seconds()
         self._interval_s += _SMOOTHING * (now_s - self._last_given_s - self._interval_s)
         self._last_given_s = now_s

@@ -94,6 +94,7 @@ class IBackendLease(Interface):
     backend: BackendIdentity = Attribute("Its identity.")
     client: IUpstreamClient = Attribute("The client for it.")
     route: ModelRoute = Attribute("By which the request goes there.")
+    settle: Callable[[float], None] | None = Attribute("Told at its end what it used, in tokens.")
 
     def answering(progress: IProgress) -> None:
         """Take note that the first byte of the answer's body came; at most once.
@@ -112,8 +113,12 @@ class IBackendLease(Interface):
             rest_s: How long the backend asks to be left alone.
         """
 
-    def release() -> None:
-        """Give the slot back; exactly once."""
+    def release(used_tokens: int = 0) -> None:
+        """Give the slot back; exactly once.
+
+        Args:
+            used_tokens: What the request took of the backend: prompt and answer.
+        """
 
 
 class IRouter(Interface):
@@ -160,7 +165,8 @@ class IRouter(Interface):
             tried: As above.
             tried_for_s: How long it does not go there.
             affinity: As in `IStrategy.choose`.
-            cost: What it will take of the backend, in tokens: who asks for more has fewer turns.
+            cost: What it may take of the backend, in tokens: who takes more has fewer turns. What
+                it took is told when the lease is released.
 
         Returns:
             A Deferred of the lease. It fails with `QueueFull`, `QueueTimeout`, or `NoBackend` when

@@ -348,9 +348,9 @@ class Exchange:
         assert self.state != "concluded"
         self.state = "concluded"
         admitted = self._admitted
-        self._tries.release()
         self._path.running.discard(self)
         record = self._record(outcome)
+        self._tries.release(record.usage.total_tokens)
         self._path.admission.release(admitted)
         if admitted.grant is not None:
             admitted.grant.settle(record.usage.total_tokens)

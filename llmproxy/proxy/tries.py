@@ -161,11 +161,11 @@ class Tries:
                 return answering
             lease = other
 
-    def release(self) -> None:
-        """Give the lease back, if there is one."""
+    def release(self, used_tokens: int = 0) -> None:
+        """Give the lease back, if there is one; see `IBackendLease.release`."""
         lease, self.lease = self.lease, None
         if lease is not None:
-            lease.release()
+            lease.release(used_tokens)
 
     def _route(self, asking: Asking) -> ModelRoute:
         """Say where requests for the model go now.

@@ -460,20 +460,22 @@ class Capped:
         backends = [attrs.evolve(backend(name), max_concurrent=1) for name in names]
         self.there = make_directory(*backends, clock=self.clock, max_wait_s=max_wait_s)
         self.given: list[str] = []
+        self.leases: list[IBackendLease] = []
 
     def acquire(self, *tried: str) -> IBackendLease:
         """Take a lease."""
         return self.there.acquire(ROUTE, frozenset(tried), no_affinity)
 
-    def wait(self, key: str, *tried: str) -> Deferred[IBackendLease]:
+    def wait(self, key: str, *tried: str, cost: float = 1.0) -> Deferred[IBackendLease]:
         """Wait for one."""
         principal = Principal(key_id=key)
-        waiting = self.there.wait("m", principal, frozenset(tried), 5.0, no_affinity, 1.0)
+        waiting = self.there.wait("m", principal, frozenset(tried), 5.0, no_affinity, cost)
         waiting.addCallback(self._given, key)
         return waiting
 
     def _given(self, lease: IBackendLease, key: str) -> IBackendLease:
         self.given.append(f"{key}@{lease.backend.name}")
+        self.leases.append(lease)
         return lease
 
 
@@ -500,6 +502,22 @@ def test_room_goes_to_those_that_wait() -> None:
         world.acquire()
     world.clock.advance(0)
     assert world.given == ["x@a"]
+
+
+def test_turns_are_by_what_was_used() -> None:
+    """Not by what was asked for, however much that was."""
+    world = Capped("a")
+    running = world.acquire()
+    order = ""
+    for _ in range(3):
+        for key in "xy":
+            world.wait(key, cost=1e9 if key == "x" else 1000.0)
+    running.release()
+    for _ in range(6):
+        world.clock.advance(0)
+        order += world.given[-1][0]
+        world.leases.pop().release(1000)
+    assert order == "xyxyxy"
 
 
 def test_those_that_wait_go_only_where_they_were_not_tried() -> None:

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from llmproxy.backends.fair_queue import FairQueue, Waiting
+from llmproxy.backends.fair_queue import (
+    LEAST_TURN,
+    MOST_BEHIND,
+    MOST_GUESSED,
+    FairQueue,
+    Waiting,
+)
 
 
 def filled(limit: int = 1000, **lengths: int) -> FairQueue[str]:
@@ -186,6 +192,130 @@ def test_fair_within_the_largest_request(asked: list[tuple[str, int]]) -> None:
     assert not +left
 
 
+def turn(queue: FairQueue[str], took: float) -> str:
+    """Serve one that takes so much; say whose it was."""
+    entry = queue.pop()
+    assert entry is not None
+    queue.settle(entry, took)
+    return entry.key
+
+
+def waiting(queue: FairQueue[str], key: str, count: int, cost: float) -> None:
+    """Have so many of a key wait."""
+    for _ in range(count):
+        queue.push(key, cost, "")
+
+
+def test_what_it_really_took_counts() -> None:
+    """Not what it was guessed to take, be that more or less."""
+    queue: FairQueue[str] = FairQueue(1000)
+    waiting(queue, "long", 100, 200.0)
+    waiting(queue, "short", 100, 10_000.0)
+    took = {"long": 3000.0, "short": 1000.0}
+    turns: Counter[str] = Counter()
+    for _ in range(40):
+        entry = queue.pop()
+        assert entry is not None
+        turns[entry.key] += 1
+        queue.settle(entry, took[entry.key])
+    assert turns == {"short": 30, "long": 10}
+
+
+def test_a_guess_without_bound_stops_nobody_for_long() -> None:
+    """While it is not over, others go before it; and not for longer than so."""
+    queue: FairQueue[str] = FairQueue(1000)
+    queue.push("huge", 1e9, "")
+    assert queue.pop() is not None
+    queue.push("huge", 1e9, "")
+    waiting(queue, "other", 100, 1000.0)
+    turns = [turn(queue, 1000.0) for _ in range(20)]
+    assert turns.index("huge") == 1 + MOST_GUESSED // 1000
+
+
+def test_nobody_is_behind_without_bound() -> None:
+    """Whatever it took."""
+    queue: FairQueue[str] = FairQueue(1000)
+    waiting(queue, "huge", 2, 10.0)
+    waiting(queue, "other", 200, 1000.0)
+    assert turn(queue, 1e9) == "huge"
+    turns = [turn(queue, 1000.0) for _ in range(140)]
+    assert turns.index("huge") == 1 + MOST_BEHIND // 1000
+
+
+def test_what_fails_at_once_takes_turns_too() -> None:
+    """It takes nothing, and is not served before all others for that."""
+    queue: FairQueue[str] = FairQueue(1000)
+    waiting(queue, "fails", 100, 1000.0)
+    waiting(queue, "other", 100, LEAST_TURN)
+    turns = [turn(queue, 0.0 if number % 2 else LEAST_TURN) for number in range(20)]
+    assert Counter(turns) == {"fails": 10, "other": 10}
+
+
+def test_who_comes_when_guesses_were_too_high() -> None:
+    """Does not wait until those that are served meanwhile have had what was guessed of them."""
+    queue: FairQueue[str] = FairQueue(1000)
+    waiting(queue, "many", 100, 4000.0)
+    served = [queue.pop() for _ in range(30)]
+    for entry in served:
+        assert entry is not None
+        queue.settle(entry, LEAST_TURN)
+    queue.push("late", 4000.0, "")
+    assert "late" in [turn(queue, LEAST_TURN) for _ in range(2)]
+
+
+def test_what_was_served_long_ago_is_settled_with_nobody() -> None:
+    """A key that came back since began at the present: it owed nothing, and has nothing back."""
+    queue: FairQueue[str] = FairQueue(1000)
+    waiting(queue, "a", 1, 1000.0)
+    waiting(queue, "b", 50, 1000.0)
+    old = queue.pop()
+    assert old is not None
+    assert [turn(queue, 1000.0) for _ in range(10)] == ["b"] * 10
+    waiting(queue, "a", 3, 1000.0)
+    turns = [turn(queue, 1000.0)]
+    queue.settle(old, 0.0)
+    turns += [turn(queue, 1000.0) for _ in range(5)]
+    assert Counter(turns) == {"a": 3, "b": 3}
+
+
+def test_settled_when_nothing_waits() -> None:
+    """Nothing is kept of it."""
+    queue: FairQueue[str] = FairQueue(10)
+    waiting(queue, "a", 1, 1000.0)
+    entry = queue.pop()
+    assert entry is not None
+    waiting(queue, "b", 1, 1000.0)
+    assert turn(queue, 500.0) == "b"
+    queue.settle(entry, LEAST_TURN)
+    queue.settle(entry, LEAST_TURN)
+    waiting(queue, "a", 1, 1000.0)
+    assert turn(queue, 1.0) == "a"
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.integers(100, 20_000), st.integers(100, 1000)),
+        min_size=1,
+        max_size=200,
+    )
+)
+def test_fair_by_what_was_used(asked: list[tuple[str, int, int]]) -> None:
+    """While two keys both wait, what they used differs by at most one request of each."""
+    queue: FairQueue[int] = FairQueue(1000)
+    for key, guess, used in asked:
+        queue.push(key, float(guess), used)
+    got = dict.fromkeys("abc", 0)
+    left = Counter(key for key, _, _ in asked)
+    while (entry := queue.pop()) is not None:
+        queue.settle(entry, entry.item)
+        got[entry.key] += entry.item
+        left[entry.key] -= 1
+        both = [one for one in "abc" if left[one]]
+        for one in both:
+            for other in both:
+                assert got[one] - got[other] <= 2000
+
+
 class Walk(RuleBasedStateMachine):
     """Anything may happen in any order: nobody is lost, nobody is served twice."""
 
@@ -194,6 +324,7 @@ class Walk(RuleBasedStateMachine):
         self.queue: FairQueue[int] = FairQueue(8)
         self.waiting: dict[int, Waiting[int]] = {}
         self.kinds: dict[int, int] = {}
+        self.served: list[Waiting[int]] = []
         self.number = 0
 
     @rule(key=st.sampled_from("abc"), cost=st.integers(1, 5), kind=st.integers(0, 1))
@@ -223,6 +354,13 @@ class Walk(RuleBasedStateMachine):
             if number < entry.item and one.key == entry.key and kind in (None, one.kind)
         ]
         assert not older
+        self.served.append(entry)
+
+    @precondition(lambda self: self.served)
+    @rule(choice=st.integers(0, 7), cost=st.integers(0, 9))
+    def settle(self, choice: int, cost: int) -> None:
+        """What was served is over."""
+        self.queue.settle(self.served.pop(choice % len(self.served)), float(cost))
 
     @precondition(lambda self: self.waiting)
     @rule(choice=st.integers(0, 7))

@@ -57,6 +57,17 @@ def test_released_twice_is_a_bug() -> None:
     assert leasing.state.in_flight == 1
 
 
+def test_what_was_used_is_settled_before_there_is_room() -> None:
+    """So whoever is given the room is chosen by it."""
+    leasing = Leasing()
+    lease = leasing.lease()
+    told: list[object] = []
+    lease.settle = told.append
+    leasing.state.on_room = lambda: told.append("room")
+    lease.release(7)
+    assert told == [7, "room"]
+
+
 def test_identity_and_client() -> None:
     """The lease has what an attempt needs, and keeps it."""
     leasing = Leasing()

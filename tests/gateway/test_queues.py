@@ -114,6 +114,32 @@ def test_one_keys_requests_do_not_stop_anothers(start: Start) -> None:
         assert at_rest(daemon)
 
 
+def test_a_key_that_asks_for_the_longest_answers(start: Start) -> None:
+    """Has its turns by what its answers were, though another never ceases to wait."""
+    one_by_one = OneByOne()
+    with ScriptedBackend(one_by_one) as backend, ExitStack() as stack:
+        daemon = start(small(backend), auth=AUTH, health_check=NO_CHECKS)
+        for number in range(20):
+            client = stack.enter_context(RawClient(daemon.port, 60))
+            client.post(chat_body(), headers={"X-Request-ID": f"many-{number}"})
+        wait_for_waiting(daemon, 19)
+        others = 0
+        for _ in range(3):
+            with RawClient(daemon.port, 30) as client:
+                client.post(
+                    chat_body(max_tokens=10**9), key=OTHER_KEY, headers={"X-Request-ID": "longest"}
+                )
+                wait_for_waiting(daemon, 20 - others)
+                order = [one_by_one.next()]
+                while order[-1] != "longest":
+                    one_by_one.go()
+                    order.append(one_by_one.next())
+                assert len(order) <= 3
+                others += len(order) - 1
+                one_by_one.go()
+                assert client.answer() == (200, ANSWER)
+
+
 def test_a_client_that_leaves_the_queue(start: Start) -> None:
     """Its request reaches nobody, and the next one has its turn."""
     one_by_one = OneByOne()

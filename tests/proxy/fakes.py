@@ -270,6 +270,8 @@ class FakeLease:
         self.route = route
         self.client = client
         self.released = 0
+        self.used_tokens = 0
+        self.settle: Callable[[float], None] | None = None
         self.progress: IProgress | None = None
         self.evidence: Evidence | None = None
         self.rest_s = 0.0
@@ -286,8 +288,9 @@ class FakeLease:
         assert not self.released
         self.evidence, self.rest_s = evidence, rest_s
 
-    def release(self) -> None:
+    def release(self, used_tokens: int = 0) -> None:
         """Release."""
+        self.used_tokens = used_tokens
         self.released += 1
         assert self.released == 1
 

@@ -96,6 +96,9 @@ class Rig:
         assert self.router.in_flight == 0
         charged = self.reporter.records[0].usage.total_tokens
         assert all(grant.settled == charged for grant in self.limiter.grants)
+        assert not self.router.leases or charged == sum(
+            lease.used_tokens for lease in self.router.leases
+        )
         assert self.budget.taken_bytes == 0
         assert self.clock.getDelayedCalls() == []
         return self.reporter.records[0]
