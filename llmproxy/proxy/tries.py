@@ -4,7 +4,8 @@ What may follow on what (the truth table of docs/balancing.md):
 
 - no connection, or TLS failed: another backend, then the models that stand in; when all were tried,
   or are full, the same ones again after a wait;
-- a reused connection that died with no byte back: the same backend again, at once;
+- a reused connection that died with no byte back: the same backend again, at once, with the same
+  lease;
 - 429 and 503: another backend that is free at this moment; else that answer is the answer;
 - everything else, a first byte that does not come above all: nothing. The backend may be at work on
   the request, and a long prompt is dear.
@@ -150,16 +151,22 @@ class Tries:
             except CancelledError:
                 self.was_sent = attempt.is_sent
                 raise
+            except ReusedConnectionDied as error:
+                # It is the lease's own backend again: who gave it up would go to the queue's end.
+                # The client has let go of all idle connections, so that at once means a fresh one.
+                self.failed.append(TriedBackend(lease.backend.name, error.code))
+                if not self._rules.backoff.allows(self.count):
+                    raise
             except GatewayError as error:
                 self.was_sent = attempt.is_sent
                 report_failure(lease, error)
                 self._failed(lease, error.code)
                 lease = await self._after(error.with_traceback(None), asking)
-                continue
-            other = self._instead(lease, answering.response, asking)
-            if other is None:
-                return answering
-            lease = other
+            else:
+                other = self._instead(lease, answering.response, asking)
+                if other is None:
+                    return answering
+                lease = other
 
     def release(self, used_tokens: int = 0) -> None:
         """Give the lease back, if there is one; see `IBackendLease.release`."""
@@ -208,9 +215,7 @@ class Tries:
         rules = self._rules
         if not error.retryable or not rules.backoff.allows(self.count):
             raise error
-        if isinstance(error, ReusedConnectionDied):
-            self._out.discard(self.backend_name)
-        elif not rules.budget.take():
+        if not rules.budget.take():
             raise error
         while True:
             route = self._route(asking)

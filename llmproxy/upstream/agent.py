@@ -143,7 +143,7 @@ class BackendAgent:
 
     def _reused_failed(self, failure: Failure) -> Failure:
         if failure.check(ReusedConnectionDied):
-            # Its siblings are as old: whoever tries again gets a fresh one.
+            # Its siblings are as old: whoever tries again at once gets a fresh one.
             self._pool.close_idle()
         return failure
 

@@ -87,7 +87,9 @@ class BackendConnection(Protocol):
         self._heard = False
         self._aborted = False
         self._body: IBodyProducer | None = None
-        self._socket: socket.socket | None = None
+        self._wire: Any = None  # TCP's own transport, beneath TLS if there is any
+        self._handle: socket.socket | None = None
+        self._socket: socket.socket | None = None  # the same, where what is written goes out as is
 
     def __repr__(self) -> str:
         return f"<BackendConnection {self.state} requests={self.requests}>"
@@ -104,9 +106,12 @@ class BackendConnection(Protocol):
         set_no_delay = getattr(transport, "setTcpNoDelay", None)
         if set_no_delay is not None:
             set_no_delay(True)
-        if not ISSLTransport.providedBy(transport):
-            handle = transport.getHandle() if ISystemHandle.providedBy(transport) else None
-            self._socket = handle if isinstance(handle, socket.socket) else None
+        is_tls = ISSLTransport.providedBy(transport)
+        self._wire = wire = getattr(transport, "transport", transport) if is_tls else transport
+        handle = wire.getHandle() if ISystemHandle.providedBy(wire) else None
+        self._handle = handle if isinstance(handle, socket.socket) else None
+        if not is_tls:
+            self._socket = self._handle
             self._become_ready()
 
     def handshakeCompleted(self) -> None:
@@ -215,6 +220,24 @@ class BackendConnection(Protocol):
         self._aborted = True
         self._stop_body()
         self._transport.abortConnection()
+
+    def is_quiet(self) -> bool:
+        """Say whether nothing has come on an idle connection, which would be its end.
+
+        The reactor may not have read it yet: what waits in the kernel is the backend's closing, or
+        bytes that nobody asked for; over TLS these are its goodbye.
+        """
+        if self._wire.disconnecting:
+            return False  # TLS has read the goodbye
+        if self._handle is None:
+            return True
+        try:
+            self._handle.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
 
     def close(self) -> None:
         """Close an idle connection."""

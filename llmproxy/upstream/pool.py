@@ -47,11 +47,11 @@ class ConnectionPool:
         self._open.add(connection)
 
     def take(self) -> BackendConnection | None:
-        """Give the connection that was idle for the shortest time, if there is one."""
+        """Give the connection that was idle for the shortest time and is not at its end, if any."""
         now = self._reactor.seconds()
         while self._idle:
             expires_s, connection = self._idle.pop()
-            if expires_s > now:
+            if expires_s > now and connection.is_quiet():
                 return connection
             connection.close()
         return None

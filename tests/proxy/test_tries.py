@@ -103,12 +103,24 @@ def test_what_may_have_been_accepted_is_final(error: GatewayError) -> None:
 
 
 def test_a_reused_connection_that_died_is_tried_again_where_it_was() -> None:
-    """On a fresh connection, whatever is left of the budget."""
+    """At once and with the same lease: whatever is left of the budget, whoever waits for room."""
     world = World(budget=0.0)
+    world.router.full.add("one")
     world.fail("one", ReusedConnectionDied())
+    assert [(lease.backend.name, lease.released) for lease in world.router.leases] == [("one", 0)]
     world.answer_whole("one")
-    assert world.reached() == ["one", "one"]
-    assert world.rig.conclusion().outcome == "ok"
+    record = world.rig.conclusion()
+    assert (record.outcome, record.attempts) == ("ok", 2)
+    assert record.tried == (TriedBackend("one", "connection_lost"),)
+
+
+def test_no_second_try_on_a_reused_connection_where_none_is_wanted() -> None:
+    """Its lease goes back."""
+    world = World(max_retries=0)
+    world.fail("one", ReusedConnectionDied())
+    record = world.rig.conclusion()
+    assert (record.status, record.error_code, record.attempts) == (502, "connection_lost", 1)
+    assert record.tried == (TriedBackend("one", "connection_lost"),)
 
 
 @pytest.mark.parametrize("code", [429, 503])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import socket
+import threading
 import time
 from io import BytesIO
 from typing import Any, cast
@@ -151,7 +153,9 @@ class OurAgentTests(UpstreamTestCase):
         failure = await self.failure_of(agent.request(b"POST", url, None, BytesBody(b"x")))
         self.assertEqual((failure, gate), ("ReusedConnectionDied", [True]))
         self.assertIn("idle=0", repr(pool))
-        await self.until(lambda: pool.counts == (0, 0))
+        again = agent.request(b"GET", url)  # in the same turn
+        await self.receive(await again)
+        self.assertEqual(backend.connections, 4)
 
     async def test_a_reused_connection_that_dies_after_some_bytes(self) -> None:
         """The backend had begun to answer: that is no proof that it did not accept the request."""
@@ -185,6 +189,24 @@ class OurAgentTests(UpstreamTestCase):
             self.assertEqual((receiver.body, receiver.end), (b"data: x\n\n", "ResponseDone"))
             await self.until(lambda: pool.counts == (0, 0))
             self.assertEqual(backend.connections, number)
+
+    async def test_closed_right_behind_the_answer(self) -> None:
+        """A request in the turn in which the answer before it ended goes over a fresh one."""
+        closed = threading.Event()
+
+        def script(connection: Connection) -> None:
+            connection.read_request()
+            connection.answer(b"{}")
+            connection.sock.shutdown(socket.SHUT_RDWR)
+            closed.set()
+
+        backend = self.backend(script)
+        agent = self.agent(backend.url)
+        for number in (1, 2, 3):
+            receiver = await self.receive(await self.ask(agent, backend.url + "/"))
+            self.assertEqual((receiver.end, backend.connections), ("ResponseDone", number))
+            self.assertTrue(closed.wait(5))  # and the reactor has read nothing meanwhile
+            closed.clear()
 
     async def test_answered_before_the_request_was_sent(self) -> None:
         """The answer counts; the connection, with half a request on it, is not used again."""

@@ -162,6 +162,28 @@ def test_nothing_overtakes_what_is_queued(rig: Rig) -> None:
         rig.turn()
 
 
+@pytest.mark.parametrize("end", ["closed", "reset", "bytes"])
+def test_what_waits_in_the_kernel(rig: Rig, end: str) -> None:
+    """The backend's end of an idle connection is seen before the reactor reads it."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        connection = BackendConnection(rig.pool)
+        transport = SocketTransport(rig.clock, connection)
+        transport.handle = ours
+        connection.makeConnection(transport)
+        assert connection.is_quiet()
+        if end == "bytes":
+            theirs.send(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
+        else:
+            if end == "reset":
+                ours.send(b"unread")
+            theirs.close()
+        assert not connection.is_quiet()
+        connection.abort()
+        rig.turn()
+
+
 def test_stream_begins_before_the_request_was_sent(rig: Rig) -> None:
     """A backend may answer while it reads; when all went up, the connection is good."""
     line = rig.line()

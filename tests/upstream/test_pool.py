@@ -65,6 +65,16 @@ def test_expired_ones_are_not_given(rig: Rig) -> None:
     young.connection.abort()
 
 
+def test_those_at_their_end_are_not_given(rig: Rig) -> None:
+    """A connection that is about to hear of its end is closed, and the next is looked at."""
+    alive, ending = rig.idle_line(), rig.idle_line()
+    ending.transport.loseConnection()
+    assert rig.pool.take() is alive.connection
+    assert rig.pool.take() is None
+    rig.turn()
+    alive.connection.abort()
+
+
 def test_expired_ones_are_closed_untouched(rig: Rig) -> None:
     """Nobody has to ask; and when all are gone, so is the timer."""
     first = rig.idle_line()

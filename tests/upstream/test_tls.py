@@ -6,6 +6,7 @@ import contextlib
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -249,6 +250,36 @@ class TlsTests(UpstreamTestCase):
             self.assertEqual((await self.receive(response)).body, b"ok")
             self.assertEqual((backend.connections, len(backend.seen)), (1, number))
         self.assertEqual(pool.counts, (1, 1))
+
+    async def test_closed_right_behind_the_answer(self) -> None:
+        """A connection of which the end has come is not used again, with a goodbye or without."""
+        closed = threading.Event()
+
+        def goodbye(connection: Connection) -> None:
+            connection.sock.setblocking(False)
+            with contextlib.suppress(ssl.SSLWantReadError):
+                connection.sock.unwrap()  # type: ignore[attr-defined]
+
+        def without_goodbye(connection: Connection) -> None:
+            connection.sock.shutdown(socket.SHUT_WR)
+
+        for end in (goodbye, without_goodbye):
+
+            def script(connection: Connection, end: Any = end) -> None:
+                connection.read_request()
+                connection.answer(b"ok")
+                end(connection)
+                closed.set()
+                connection.sock.setblocking(True)
+                connection.wait_for_close()
+
+            backend = self.tls_backend(script)
+            agent = self.tls_agent(backend)
+            for number in (1, 2, 3):
+                receiver = await self.receive(await self.ask(agent, self.https(backend) + "/"))
+                self.assertEqual((receiver.end, backend.connections), ("ResponseDone", number))
+                self.assertTrue(closed.wait(5))  # and the reactor has read nothing meanwhile
+                closed.clear()
 
     async def test_cut_in_a_stream(self) -> None:
         """TLS that ends without a goodbye is a broken answer, even where no length was told."""
