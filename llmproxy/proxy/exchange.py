@@ -309,7 +309,8 @@ class Exchange:
         if is_stream:
             answer.append((b"x-accel-buffering", b"no"))
         length_bytes = None
-        if response.length is not UNKNOWN_LENGTH and withholder is None:
+        # A stream may end otherwise than the backend means it to: with an error event.
+        if response.length is not UNKNOWN_LENGTH and not is_stream:
             length_bytes = response.length
             answer.append((b"content-length", b"%d" % length_bytes))
         self._status = response.code

@@ -383,6 +383,21 @@ def test_cut_stream_is_shown_as_cut() -> None:
     assert (record.outcome, record.error_code) == ("truncated", "connection_lost")
 
 
+def test_a_stream_is_announced_without_its_length() -> None:
+    """Cut, it ends with an error event, which the backend did not count."""
+    rig = Rig()
+    request = FakeRequest(b'{"model":"m","stream":true,"stream_options":{"include_usage":true}}')
+    rig.begin(request)
+    response = stream_response()
+    response.length = 1000
+    sent_to(rig).answer.callback(response)
+    response.piece(b'data: {"choi')
+    response.end(ResponseFailed([]))
+    assert b"content-length" not in request.headers
+    assert request.broken_off
+    assert b"connection_lost" in request.output
+
+
 def test_plain_answer_cut_before_its_first_byte() -> None:
     """Nothing was sent yet: a clean 502, with nothing of the backend's head in it."""
     rig, request = Rig(), FakeRequest()
