@@ -10,8 +10,9 @@ What may follow on what (the truth table of docs/balancing.md):
 - everything else, a first byte that does not come above all: nothing. The backend may be at work on
   the request, and a long prompt is dear.
 
-Every further try is taken out of a budget, but for that on a fresh connection. Nothing is tried
-once the client has been written to: that is not even known here. Full backends are waited for.
+Every further try is taken out of a budget, but for that on a fresh connection, and for those of
+models that stand in where no connection could be made. Nothing is tried once the client has been
+written to: that is not even known here. Full backends are waited for.
 
 Where a try may go is asked of the router each time: what has no lease yet is routed by the
 configuration in force.
@@ -213,10 +214,16 @@ class Tries:
             GatewayError: Nobody: the error itself, or why there is no room.
         """
         rules = self._rules
-        if not error.retryable or not rules.backoff.allows(self.count):
+        if not error.retryable:
             raise error
-        if not rules.budget.take():
-            raise error
+        if not rules.backoff.allows(self.count) or not rules.budget.take():
+            # That spares a pool that fails. A model that stands in is asked for the first time.
+            lease = None
+            if rules.backoff.max_retries:
+                lease = self._standing_in(self._route(asking), asking)
+            if lease is None:
+                raise error
+            return lease
         while True:
             route = self._route(asking)
             lease = self._acquire(route, asking)
@@ -243,6 +250,8 @@ class Tries:
         if response.code not in BUSY or not self._rules.backoff.allows(self.count):
             return None
         self._out.add(lease.backend.name)
+        evidence = evidence_of(response.code, b"retry-after" in dict(response.fields))
+        rest_s = rest_of(response.fields, self._now())
         try:
             route = self._route(asking)
         except (ModelNotFound, ModelNotAllowed):
@@ -253,8 +262,7 @@ class Tries:
         if not self._rules.budget.take():
             other.release()
             return None
-        evidence = evidence_of(response.code, b"retry-after" in dict(response.fields))
-        lease.report(evidence, rest_of(response.fields, self._now()))
+        lease.report(evidence, rest_s)
         self._failed(lease, f"status_{response.code}")
         _drop(response)
         return other
@@ -312,10 +320,10 @@ def rest_of(fields: Sequence[tuple[bytes, bytes]], now_s: float) -> float:
     if value.isdigit():
         return float(value[:9])
     try:
-        moment = parsedate_to_datetime(value.decode("latin-1"))
-    except (ValueError, IndexError):
+        moment_s = parsedate_to_datetime(value.decode("latin-1")).timestamp()
+    except (ValueError, IndexError, OverflowError):
         return 0.0
-    return max(moment.timestamp() - now_s, 0.0)
+    return max(moment_s - now_s, 0.0)
 
 
 class _Unwanted(Protocol):

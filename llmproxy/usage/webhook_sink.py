@@ -144,11 +144,11 @@ class WebhookSink:
             return float(value[:9])
         try:
             date = parsedate_to_datetime(value)
-        except ValueError:
+            if date.tzinfo is None:
+                date = date.replace(tzinfo=UTC)
+            return max(0.0, date.timestamp() - self._now())
+        except (ValueError, OverflowError):
             return None
-        if date.tzinfo is None:
-            date = date.replace(tzinfo=UTC)
-        return max(0.0, date.timestamp() - self._now())
 
     def _failed(self, failure: Failure) -> Any:
         if failure.check(DeliveryFailed):

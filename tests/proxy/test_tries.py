@@ -221,8 +221,9 @@ def test_no_more_than_the_retries() -> None:
 
 
 def test_the_budget_is_everybodys() -> None:
-    """When it is spent, the first error is the answer."""
+    """When it is spent, the first error is the answer, for want of models that stand in."""
     world = World()
+    world.router.model_route = attrs.evolve(world.router.model_route, fallback=())
     world.request.leave()
     budget = world.rig.path.retries.budget
     for _ in range(int(RESERVE)):
@@ -232,6 +233,26 @@ def test_the_budget_is_everybodys() -> None:
     world.fail("one", ConnectFailed())
     assert again.status == 502
     assert budget.refused == 1
+
+
+@pytest.mark.parametrize("spent", ["budget", "retries"])
+def test_models_that_stand_in_are_asked_for_the_first_time(spent: str) -> None:
+    """What spares a pool that fails does not keep requests from another model's, each once."""
+    world = World(**{"budget": 0.0} if spent == "budget" else {"max_retries": 1})
+    world.fail("one", ConnectFailed())
+    if spent == "retries":
+        world.fail("two", ConnectFailed())
+    world.fail("three", ConnectFailed())
+    assert world.reached() == (["one", "three"] if spent == "budget" else ["one", "two", "three"])
+    assert world.request.status == 502
+    world.rig.conclusion()
+
+
+def test_no_retries_is_no_other_model_either() -> None:
+    """Nothing at all is tried again."""
+    world = World(max_retries=0)
+    world.fail("one", ConnectFailed())
+    assert (world.reached(), world.request.status) == (["one"], 502)
 
 
 def test_no_budget_relays_a_busy_answer() -> None:
@@ -405,6 +426,9 @@ def test_a_busy_answer_stays_the_answer_though_its_model_is_gone() -> None:
         (b"Tue, 14 Nov 2023 22:13:30 GMT", 10.0),
         (b"Tue, 14 Nov 2023 22:13:00 GMT", 0.0),
         (b"soon", 0.0),
+        (b"Fri, 31 Dec 99999999999 23:59:59 GMT", 0.0),
+        (b"Fri, 31 Dec 1999 23:59:59 +9999999999999", 0.0),
+        (b"Fri, 31 Dec 0001 23:59:59 -2400", 0.0),
         (b"-5", 0.0),
         (b"\xff", 0.0),
         (b"", 0.0),

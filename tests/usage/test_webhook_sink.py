@@ -183,6 +183,8 @@ class WebhookSinkTests(ReactorTestCase):
             (503, b"Fri, 15 Jan 2027 07:00:00 GMT", 0.0),
             (429, b"9" * 50, 999_999_999.0),
             (429, b"soon", None),
+            (429, b"Fri, 31 Dec 99999999999 23:59:59 GMT", None),
+            (429, b"Fri, 31 Dec 1999 23:59:59 +9999999999999", None),
             (429, b"-5", None),
             (500, b"120", None),
         ):
