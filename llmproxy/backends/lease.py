@@ -91,7 +91,8 @@ class Lease:
             state.answered(self)
         if not state.breaker.is_closed:
             state.breaker.end(self)
-        if self.settle is not None:
-            self.settle(used_tokens)  # before others are looked at
+        settle, self.settle = self.settle, None
+        if settle is not None:
+            settle(used_tokens)  # before others are looked at
         if state.on_room is not None:
             state.on_room()

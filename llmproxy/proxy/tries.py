@@ -37,6 +37,7 @@ from llmproxy.errors import (
     ModelNotAllowed,
     ModelNotFound,
     NoBackend,
+    QueueTimeout,
     ReusedConnectionDied,
 )
 from llmproxy.interfaces import IBackendLease, IRouter, IUpstreamResponse
@@ -236,6 +237,12 @@ class Tries:
                     return await self._wait(route, asking)
                 except (ModelNotFound, NoBackend):
                     continue  # there may be those that were tried, or another model
+                except QueueTimeout:
+                    self._out.clear()
+                    lease = self._acquire(self._route(asking), asking)
+                    if lease is None:
+                        raise
+                    return lease
             if not self._out:
                 raise error
             # All were tried: wait a little, then go round again.

@@ -330,6 +330,22 @@ def test_who_waited_in_vain_for_others_goes_round_again() -> None:
     assert world.rig.conclusion().attempts == 2
 
 
+@pytest.mark.parametrize("is_full", [True, False])
+def test_who_waited_too_long_for_others(is_full: bool) -> None:
+    """Goes to one that failed, if that has room; else it is told."""
+    world = World(max_retries=1)
+    world.router.full.update(("two", "three"))
+    world.fail("one", ConnectFailed())
+    if is_full:
+        world.router.full.add("one")
+    world.router.waiting[0][2].errback(QueueTimeout())
+    if is_full:
+        assert world.rig.conclusion().error_code == "queue_timeout"
+    else:
+        world.answer_whole("one")
+        assert world.rig.conclusion().attempts == 2
+
+
 def test_who_waits_may_go_again_to_whom_it_could_not_reach() -> None:
     """After the longest of waits; the last try is kept longer for those that are only full."""
     world = World()
