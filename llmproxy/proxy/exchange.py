@@ -326,6 +326,7 @@ class Exchange:
             withholder=withholder,
             clock=path.clock,
             is_stream=is_stream,
+            is_readable=readable,
             first_byte_by_s=answering.first_byte_by_s,
             stall_timeout_s=lease.backend.stall_timeout_s,
             deadline_s=answering.deadline_s,

@@ -46,6 +46,9 @@ class Meter(Protocol):
     def done(self) -> bool:
         """Whether a stream said its last word: all that it had to say has come."""
 
+    def ends_torn(self) -> bool:
+        """Say whether a stream that ended here was cut: in an event, and without its last word."""
+
     def feed(self, piece: bytes) -> None:
         """Take the next piece of the body, any size, cut anywhere; it is kept by reference."""
 
@@ -96,6 +99,10 @@ class NoMeter:
     def ends_at_event(self) -> bool:
         """Whether what was fed so far ends with a whole event."""
         return ends_at_event(self._last)
+
+    def ends_torn(self) -> bool:
+        """Say whether a stream that ended here was cut."""
+        return not self.ends_at_event
 
     def feed(self, piece: bytes) -> None:
         """Take the next piece."""

@@ -57,6 +57,10 @@ class PlainMeter:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} size={self._size}>"
 
+    def ends_torn(self) -> bool:
+        """Say that it knows nothing of streams."""
+        return False
+
     def feed(self, piece: bytes) -> None:
         """Take the next piece; see `meter.Meter`."""
         self._pieces.append(piece)

@@ -46,6 +46,7 @@ class Relay(Protocol):
         withholder: Takes the usage chunk out again that the client did not ask for; or None.
         clock: Of the timeouts.
         is_stream: Whether the body is an event stream.
+        is_readable: Whether it can be looked into; compressed, it cannot.
         first_byte_by_s: When the first piece must have come, on the clock; None: no limit. Many
             servers send their head at once, and the prefill comes behind it.
         stall_timeout_s: Longest silence between two pieces; 0: no limit.
@@ -73,6 +74,7 @@ class Relay(Protocol):
         withholder: UsageWithholder | None,
         clock: IReactorTime,
         is_stream: bool,
+        is_readable: bool = True,
         first_byte_by_s: float | None,
         stall_timeout_s: float,
         deadline_s: float | None,
@@ -84,6 +86,7 @@ class Relay(Protocol):
         self._withholder = withholder
         self._clock = clock
         self.is_stream = is_stream
+        self._is_readable = is_readable
         self._first_byte_by_s = first_byte_by_s
         self._stall_timeout_s = stall_timeout_s
         self._deadline_s = deadline_s
@@ -151,7 +154,7 @@ class Relay(Protocol):
         if self._ended:
             return
         self._end()
-        if isinstance(reason.value, (ResponseDone, PotentialDataLoss)):
+        if reason.check(ResponseDone) or (reason.check(PotentialDataLoss) and not self._is_torn()):
             if self._withholder is not None:
                 self._rest = self._withholder.end()
                 self.bytes_out += len(self._rest)
@@ -196,6 +199,10 @@ class Relay(Protocol):
                 blames_backend=unsent.blames_backend,
             )
         )
+
+    def _is_torn(self) -> bool:
+        """Whether a body that the closing of its connection ended is a stream cut in an event."""
+        return self.is_stream and self._is_readable and self._meter.ends_torn()
 
     def _at_event_end(self) -> bool:
         """Whether what the client has so far ends with a whole event."""

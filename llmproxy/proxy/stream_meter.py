@@ -65,6 +65,11 @@ class StreamMeter:
         """Whether what was fed so far ends with a whole event."""
         return ends_at_event(self._last)
 
+    def ends_torn(self) -> bool:
+        """Say whether a stream that ended here was cut; see `meter.Meter`."""
+        self._read_last_line()
+        return not (self.done or self.ends_at_event)
+
     def feed(self, piece: bytes) -> None:
         """Take the next piece; see `meter.Meter`."""
         end = piece[-LONGEST_BOUNDARY:]  # not the piece, which may be as large as a read
@@ -156,11 +161,15 @@ class StreamMeter:
             dialect.take_event(payload)
             self.done = self.done or dialect.done
 
-    def reading(self, complete: bool) -> MeterReading:
-        """Return what was seen; see `meter.Meter`."""
+    def _read_last_line(self) -> None:
+        """Look at the line that the stream ended in the midst of: it may be its last word."""
         rest = self._lines.rest()
         if rest:
             self._watch(rest)
+
+    def reading(self, complete: bool) -> MeterReading:
+        """Return what was seen; see `meter.Meter`."""
+        self._read_last_line()
         dialect = self._dialect
         counted = dialect.usage()
         whole = (complete or self.done) and not dialect.error

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone, ResponseFailed
+from twisted.web.http import PotentialDataLoss
 
 from llmproxy.errors import (
     BadResponse,
@@ -531,9 +532,10 @@ def test_compressed_stream_is_left_alone() -> None:
     response = stream_response(content_encoding=b"gzip")
     sent_to(rig).answer.callback(response)
     chunk = b'data: {"choices":[],"usage":{"prompt_tokens":1}}\n\n'
-    response.piece(chunk)
-    response.end()
-    assert request.output == chunk
+    response.piece(chunk + b"\x1f\x8b")
+    response.end(PotentialDataLoss())
+    assert request.output == chunk + b"\x1f\x8b"
+    assert rig.conclusion().outcome == "ok"
 
 
 def test_long_stream_does_not_hold_its_prompt() -> None:

@@ -131,6 +131,7 @@ def test_a_refusal_may_be_a_stream() -> None:
     for piece, at_end in ((b"data: x", False), (b"\n", False), (b"\n", True), (b"\r\n", True)):
         meter.feed(piece)
         assert meter.ends_at_event == at_end
+        assert meter.ends_torn() is not at_end
     assert not meter.done
 
 

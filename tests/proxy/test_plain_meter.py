@@ -228,7 +228,8 @@ def test_memory_is_bounded(filling: bytes) -> None:
 
 
 def test_repr() -> None:
-    """Its repr tells its size and nothing of the answer."""
+    """Its repr tells its size and nothing of the answer; of streams it knows nothing."""
     meter = make_meter(CHAT, status=200, stream=False, prompt_tokens=1)
     meter.feed(b"secret")
     assert repr(meter) == "<PlainMeter size=6>"
+    assert not meter.ends_torn()

@@ -108,6 +108,33 @@ def test_body_ended_by_close_is_complete() -> None:
     assert relaying.request.finished
 
 
+@pytest.mark.parametrize("last", [b"", b"data: [DONE]", b"data: [DONE]\n", b": ping\n\n"])
+def test_stream_ended_by_close_is_complete(last: bytes) -> None:
+    """At an event's end, or with the last word."""
+    for event in (EVENT, b""):
+        relaying = Relaying()
+        if event + last:
+            relaying.piece(event + last)
+        relaying.end(PotentialDataLoss())
+        assert relaying.ends == [None]
+        assert relaying.request.output == event + last
+
+
+@pytest.mark.parametrize("withheld", [False, True])
+@pytest.mark.parametrize("torn", [b'data: {"choices":[', EVENT[:-1], b"data: [DO", b"d"])
+def test_stream_closed_in_an_event_is_cut(torn: bytes, *, withheld: bool) -> None:
+    """An orderly close that no server makes there: it died."""
+    relaying = Relaying(withholder=UsageWithholder() if withheld else None)
+    relaying.piece(EVENT + torn)
+    relaying.end(PotentialDataLoss())
+    broken = relaying.failed_with(RelayBroken)
+    assert isinstance(broken, RelayBroken)
+    assert (broken.code, broken.blames_backend) == ("connection_lost", True)
+    last = relaying.request.output.split(b"\n\n")[-2]
+    assert last.lstrip().startswith(b'data: {"error"')
+    assert relaying.request.broken_off
+
+
 @pytest.mark.parametrize(
     "pieces", [[b"12345"], [b"12", b"345"], [b"1", b"2", b"3", b"4", b"5"]], ids=len
 )

@@ -277,12 +277,24 @@ def test_last_line_without_end() -> None:
     assert read([delta(content="a"), USAGE[:-2]]).usage == Usage(17, 12, 29)
 
 
+def test_a_last_word_without_end() -> None:
+    """Whoever says all that there is to say, and no line end after it, was not cut."""
+    for last, torn in ((b"data: [DONE]", False), (b"data: [DONE", True), (USAGE[:-2], True)):
+        meter = StreamMeter(ChoicesDialect(), PROMPT)
+        meter.feed(delta(content="a"))
+        meter.feed(last)
+        assert meter.ends_torn() is torn
+        assert meter.reading(complete=True).usage == read([delta(content="a"), last]).usage
+
+
 def test_ends_at_event() -> None:
     """The meter knows whether the client stands between two events."""
     meter = StreamMeter(ChoicesDialect(), PROMPT)
     assert meter.ends_at_event
     meter.feed(USAGE[:-1])
     assert not meter.ends_at_event
+    assert meter.ends_torn()
     meter.feed(b"\n")
     assert meter.ends_at_event
+    assert not meter.ends_torn()
     assert repr(meter) == "<StreamMeter deltas=0 done=False>"
