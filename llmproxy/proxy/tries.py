@@ -162,7 +162,10 @@ class Tries:
             except GatewayError as error:
                 self.was_sent = attempt.is_sent
                 report_failure(lease, error)
-                self._failed(lease, error.code)
+                self.failed.append(TriedBackend(lease.backend.name, error.code))
+                if not error.retryable:
+                    raise error.with_traceback(None) from None  # its lease is released with its use
+                self._leave(lease)
                 lease = await self._after(error.with_traceback(None), asking)
             else:
                 other = self._instead(lease, answering.response, asking)
@@ -209,14 +212,12 @@ class Tries:
         return lease
 
     async def _after(self, error: GatewayError, asking: Asking) -> IBackendLease:
-        """Give whom to try after an error.
+        """Give whom to try after an error of a try that was not accepted.
 
         Raises:
             GatewayError: Nobody: the error itself, or why there is no room.
         """
         rules = self._rules
-        if not error.retryable:
-            raise error
         if not rules.backoff.allows(self.count) or not rules.budget.take():
             # That spares a pool that fails. A model that stands in is asked for the first time.
             lease = None
@@ -270,14 +271,14 @@ class Tries:
             other.release()
             return None
         lease.report(evidence, rest_s)
-        self._failed(lease, f"status_{response.code}")
+        self.failed.append(TriedBackend(lease.backend.name, f"status_{response.code}"))
+        self._leave(lease)
         _drop(response)
         return other
 
-    def _failed(self, lease: IBackendLease, code: str) -> None:
+    def _leave(self, lease: IBackendLease) -> None:
         self.release()
         self._out.add(lease.backend.name)
-        self.failed.append(TriedBackend(lease.backend.name, code))
 
     def _acquire(self, route: ModelRoute, asking: Asking) -> IBackendLease | None:
         """Take a backend that has room and was not tried; None: there is none."""

@@ -253,7 +253,7 @@ class TlsTests(UpstreamTestCase):
 
     async def test_closed_right_behind_the_answer(self) -> None:
         """A connection of which the end has come is not used again, with a goodbye or without."""
-        closed = threading.Event()
+        received, closed = threading.Event(), threading.Event()
 
         def goodbye(connection: Connection) -> None:
             connection.sock.setblocking(False)
@@ -268,6 +268,8 @@ class TlsTests(UpstreamTestCase):
             def script(connection: Connection, end: Any = end) -> None:
                 connection.read_request()
                 connection.answer(b"ok")
+                received.wait(5)  # or both could be read in one go
+                received.clear()
                 end(connection)
                 closed.set()
                 connection.sock.setblocking(True)
@@ -278,6 +280,7 @@ class TlsTests(UpstreamTestCase):
             for number in (1, 2, 3):
                 receiver = await self.receive(await self.ask(agent, self.https(backend) + "/"))
                 self.assertEqual((receiver.end, backend.connections), ("ResponseDone", number))
+                received.set()
                 self.assertTrue(closed.wait(5))  # and the reactor has read nothing meanwhile
                 closed.clear()
 
