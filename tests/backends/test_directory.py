@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 
 import attrs
 import pytest
-from twisted.internet.defer import Deferred
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -30,7 +32,15 @@ from llmproxy.interfaces import (
     IRouter,
     IStrategy,
 )
-from llmproxy.values import ANONYMOUS, Backend, BackendStatus, ModelCard, ModelRoute, Principal
+from llmproxy.values import (
+    ANONYMOUS,
+    Backend,
+    BackendStatus,
+    Evidence,
+    ModelCard,
+    ModelRoute,
+    Principal,
+)
 from llmproxy.vitals.breaker import BreakerSettings
 from tests.backends.made import (
     BREAKER,
@@ -654,6 +664,48 @@ def test_who_waits_is_the_probe_of_a_breaker_that_becomes_half_open() -> None:
     clock.pump([1.0, 0])
     assert [lease.backend.name for lease in given] == ["a", "a"]
     assert clock.getDelayedCalls() == []
+
+
+EVIDENCE: list[Evidence] = ["good", "bad", "none"]
+steps = st.one_of(
+    st.tuples(st.just("ask"), st.sampled_from("xyz")),
+    st.tuples(st.sampled_from(["end", "rest", "leave"]), st.integers(0, 9)),
+    st.tuples(st.just("time"), st.sampled_from([0.5, 3.0, 30.0])),
+    st.tuples(st.sampled_from(["up", "down"]), st.sampled_from("ab")),
+)
+
+
+@given(st.lists(steps, max_size=60))
+def test_nobody_waits_beside_a_backend_that_has_room(walk: list[tuple[str, str | float]]) -> None:
+    """Whatever has happened: ends, good and bad, rests, checks, or nothing but time."""
+    world = Capped("a", "b", max_wait_s=0.0)
+    waiting: list[Deferred[IBackendLease]] = []
+    for what, which in walk:
+        if what == "ask":
+            try:
+                world.leases.append(world.acquire())
+            except BackendsFull:
+                waiting.append(world.wait(str(which), cost=1000.0))
+                waiting[-1].addErrback(lambda failure: failure.trap(NoBackend, CancelledError))
+            except NoBackend:
+                assert not world.there.waiting
+        elif what == "time":
+            world.clock.advance(float(which))
+        elif what in ("up", "down"):
+            world.there.set_health(str(which), what, "why")
+        elif what == "leave":
+            if waiting:
+                waiting.pop(int(which) % len(waiting)).cancel()
+        elif world.leases:
+            lease = world.leases.pop(int(which) % len(world.leases))
+            lease.report(EVIDENCE[int(which) % 3], 7.0 if what == "rest" else 0.0)
+            lease.release(100)
+        world.clock.advance(0)
+        if world.there.waiting:
+            with pytest.raises(BackendsFull):
+                world.acquire()
+        else:
+            assert world.clock.getDelayedCalls() == []
 
 
 def test_nobody_is_left_alone_for_longer_than_a_while() -> None:
