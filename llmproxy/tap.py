@@ -55,7 +55,8 @@ class Options(usage.Options):
             try:
                 self.begin = first_order()
             except EOFError:
-                raise SystemExit(1) from None  # its parent is gone
+                sys.stderr.write("llmproxy: the parent is gone\n")
+                raise SystemExit(1) from None
             self.loaded = self.begin.loaded
             return
         try:

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import twisted.internet
@@ -18,6 +18,8 @@ from twisted.python import usage
 from twisted.scripts._twistd_unix import ServerOptions
 from zope.interface.verify import verifyObject
 
+from llmproxy import tap
+from llmproxy.config.load import load_file
 from llmproxy.service import Gateway
 from llmproxy.tap import (
     EndSignals,
@@ -27,6 +29,8 @@ from llmproxy.tap import (
     makeService,
     settle_memory,
 )
+from llmproxy.values import ConfigStatus
+from llmproxy.workers.orders import Begin
 from twisted.plugins import llmproxy_plugin
 
 GOOD = """\
@@ -104,6 +108,27 @@ def test_options_without_a_file() -> None:
     """A usage error, which twistd shows with the usage."""
     with pytest.raises(usage.UsageError, match="--config FILE is needed"):
         Options().parseOptions([])
+
+
+def test_options_of_a_worker(
+    monkeypatch: pytest.MonkeyPatch, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It takes what its parent tells, whatever the file says; without a parent it ends."""
+    told = Begin(load_file(str(file), {}), ConfigStatus("digest", 1.7e9))
+    monkeypatch.setenv("LLMPROXY_WORKER", "0")
+    monkeypatch.setattr(tap, "first_order", lambda: told)
+    file.write_text("broken: [")
+    options = parsed(file)
+    assert (options.begin, options.loaded) == (told, told.loaded)
+
+    def gone() -> NoReturn:
+        raise EOFError
+
+    monkeypatch.setattr(tap, "first_order", gone)
+    with pytest.raises(SystemExit) as caught:
+        parsed(file)
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == "llmproxy: the parent is gone\n"
 
 
 def test_options_show_every_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,8 +100,8 @@ def first_order(descriptor: int = DESCRIPTOR) -> Begin:
     return order
 
 
-def _read(descriptor: int, length: int) -> bytes:
-    text = b""
+def _read(descriptor: int, length: int) -> bytearray:
+    text = bytearray()
     while len(text) < length:
         piece = os.read(descriptor, length - len(text))
         if not piece:
