@@ -308,6 +308,13 @@ class EdgeChannel(Protocol):
         """Whether the first request is still to come."""
         return not (self._had_request or self._is_over)
 
+    @property
+    def is_delivering(self) -> bool:
+        """Whether there is an answer that the client has not, or cannot be known to have, whole."""
+        return bool(
+            self._current is not None or self._waiting or self._transport_full or self._is_over
+        )
+
     def close_when_idle(self) -> None:
         """Close now when nothing is under way, else after the answer that is."""
         if self.is_idle:

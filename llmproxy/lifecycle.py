@@ -29,6 +29,9 @@ class _Connections(Protocol):
     @property
     def expects_requests(self) -> bool: ...
 
+    @property
+    def delivering(self) -> int: ...
+
     def keep_no_more(self) -> None: ...
 
     def close_idle(self, *, unused: bool = True) -> None: ...
@@ -120,9 +123,17 @@ class Lifecycle:
         connections.close_idle()
         if len(running):
             self._log.info("draining: {count} requests are running", count=len(running))
-        await self._while(lambda: bool(len(running)), self.drain_timeout_s)
+        # A request is over before its client has taken all of the answer.
+        await self._while(
+            lambda: bool(len(running) or connections.delivering), self.drain_timeout_s
+        )
         if len(running):
             self._log.warn("{count} requests still run and are cut", count=len(running))
+        elif connections.delivering:
+            self._log.warn(
+                "{count} clients have not taken all of their answers and are cut",
+                count=connections.delivering,
+            )
         await self._turn()  # those that were closed just now are closed, not cut
         connections.abort_all()
         await self._turn()

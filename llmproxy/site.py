@@ -524,6 +524,11 @@ class EdgeSite(server.Site):
         """Whether there is a connection on which the first request is still to come."""
         return any(channel.is_unused for channel in self._connections)
 
+    @property
+    def delivering(self) -> int:
+        """How many connections have an answer to deliver, or the end of one."""
+        return sum(channel.is_delivering for channel in self._connections)
+
     def close_idle(self, *, unused: bool = True) -> None:
         """Close the connections that no request is being answered on.
 

@@ -28,6 +28,7 @@ class FakeConnections:
     def __init__(self, calls: list[str]) -> None:
         self._calls = calls
         self.expects_requests = False
+        self.delivering = 0
 
     def keep_no_more(self) -> None:
         """Note it."""
@@ -157,6 +158,30 @@ class Drained(SynchronousTestCase):
         self.clock.advance(0)
         self.assertEqual(self.calls, ENDED)
         self.successResultOf(drained)
+
+    def test_answers_are_delivered(self) -> None:
+        """Requests are over before slow clients have taken what they were answered."""
+        self.running.clear()
+        self.connections.delivering = 2
+        drained = self.drain()
+        self.clock.pump([1.0] * 100)
+        self.assertEqual(self.calls, ENDED[:-1])
+        self.connections.delivering = 0
+        self.clock.pump([POLL_S, 0])
+        self.successResultOf(drained)
+        self.assertEqual(self.calls, ENDED)
+
+    def test_clients_that_take_too_long(self) -> None:
+        """They have the same time as what runs, and are cut then."""
+        self.connections.delivering = 1
+        drained = self.drain()
+        self.clock.pump([1.0] * 300)
+        self.running.clear()
+        self.clock.pump([1.0] * 299)
+        self.assertNoResult(drained)
+        self.clock.pump([1.0, POLL_S, 0])
+        self.successResultOf(drained)
+        self.assertEqual(self.calls, ENDED)
 
     def test_time_is_up(self) -> None:
         """What still runs then is cut."""

@@ -477,6 +477,34 @@ def test_close_idle() -> None:
             assert client.connection.lost
 
 
+def test_answers_that_are_delivered() -> None:
+    """Until the client has taken all, and closed where it is left the time to read."""
+    with Edge() as edge:
+        idle, slow, begins = (edge.connect() for _ in range(3))
+        begins.send(get()[:-1])
+        slow.send(get()).stop_taking()
+        slow.send(get()[:-1])
+        assert edge.site.delivering == 1
+        slow.take_again()
+        assert edge.site.delivering == 0
+        slow.send(b"\n").stop_taking()
+        edge.site.close_idle()
+        edge.turn()
+        assert idle.connection.lost
+        assert edge.site.delivering == 1
+        slow.take_again()
+        assert slow.connection.lost
+        assert edge.site.delivering == 0
+    with Edge(ignore) as edge:
+        asks, refused = edge.connect().send(get()), edge.connect().send(b"nonsense\r\n\r\n")
+        assert refused.connection.half_closed
+        assert edge.site.delivering == 2
+        answer_only(edge.stage.requests[0])
+        refused.leave()
+        assert edge.site.delivering == 0
+        assert not asks.connection.lost
+
+
 def test_abort_all() -> None:
     """Every connection is cut."""
     with Edge(ignore) as edge:
