@@ -5,11 +5,13 @@ SIGTERM makes the reactor stop the services, and it waits for the Deferreds that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Collection
 from typing import Any, Final, Protocol
 
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+
+from llmproxy.errors import Draining, GatewayError
 
 POLL_S: Final = 0.05
 
@@ -17,12 +19,19 @@ FIRST_REQUEST_S: Final = 1.0
 """How long a connection that was taken just before the end may wait for its first request."""
 
 
+LAST_WORDS_S: Final = 0.3
+"""How long clients have to take what they are told when their requests are cut."""
+
 LAST_WRITES_S: Final = 30.0
 """How long the stores may take to write what is left, once nothing runs any more."""
 
 
 class _Closing(Protocol):
     async def close(self) -> None: ...
+
+
+class _Running(Protocol):
+    def cut(self, error: GatewayError) -> None: ...
 
 
 class _Connections(Protocol):
@@ -50,7 +59,7 @@ class Lifecycle:
         drain_delay_s: How long it is leaving before the listeners close, for load balancers to see.
         drain_timeout_s: How long what runs may go on after that.
         listeners: Closed first.
-        running: What runs.
+        running: What runs; what is cut leaves it.
         connections: Of clients.
 
     Attributes:
@@ -69,7 +78,7 @@ class Lifecycle:
         drain_delay_s: float,
         drain_timeout_s: float,
         listeners: _Closing,
-        running: Sized,
+        running: Collection[_Running],
         connections: _Connections,
     ) -> None:
         self._reactor = reactor
@@ -129,12 +138,15 @@ class Lifecycle:
         )
         if len(running):
             self._log.warn("{count} requests still run and are cut", count=len(running))
+            for request in tuple(running):
+                request.cut(Draining())
         elif connections.delivering:
             self._log.warn(
                 "{count} clients have not taken all of their answers and are cut",
                 count=connections.delivering,
             )
         await self._turn()  # those that were closed just now are closed, not cut
+        await self._while(lambda: bool(connections.delivering), LAST_WORDS_S, even_hurried=True)
         connections.abort_all()
         await self._turn()
 
@@ -142,10 +154,12 @@ class Lifecycle:
         """Let the reactor do what is due."""
         await deferLater(self._reactor, 0, lambda: None)
 
-    async def _while(self, lasts: Callable[[], bool], longest_s: float) -> None:
+    async def _while(
+        self, lasts: Callable[[], bool], longest_s: float, *, even_hurried: bool = False
+    ) -> None:
         """Wait while something lasts, and nobody hurries."""
         deadline_s = self._reactor.seconds() + longest_s
-        while lasts() and not self._hurried:
+        while lasts() and (even_hurried or not self._hurried):
             left_s = deadline_s - self._reactor.seconds()
             if left_s <= 0:
                 return

@@ -6,7 +6,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from llmproxy.lifecycle import FIRST_REQUEST_S, LAST_WRITES_S, POLL_S, Lifecycle
+from llmproxy.errors import Draining, GatewayError
+from llmproxy.lifecycle import FIRST_REQUEST_S, LAST_WORDS_S, LAST_WRITES_S, POLL_S, Lifecycle
 
 
 class SlowListeners:
@@ -20,6 +21,21 @@ class SlowListeners:
         """Note it, and wait."""
         self._calls.append("close")
         await self.closed
+
+
+class FakeRequest:
+    """A request that runs until it is cut, and then has something to tell its client."""
+
+    def __init__(self, running: set[FakeRequest], connections: FakeConnections) -> None:
+        self._running = running
+        self._connections = connections
+        self.cut_by: GatewayError | None = None
+
+    def cut(self, error: GatewayError) -> None:
+        """End."""
+        self.cut_by = error
+        self._running.remove(self)
+        self._connections.delivering += 1
 
 
 class FakeConnections:
@@ -53,9 +69,11 @@ class Drained(SynchronousTestCase):
         """Make a daemon with two running requests."""
         self.clock = Clock()
         self.calls: list[str] = []
-        self.running = {"one", "two"}
         self.listeners = SlowListeners(self.calls)
         self.connections = FakeConnections(self.calls)
+        self.running: set[FakeRequest] = set()
+        self.requests = [FakeRequest(self.running, self.connections) for _ in range(2)]
+        self.running.update(self.requests)
         self.lifecycle = Lifecycle(
             self.clock,
             drain_delay_s=0,
@@ -87,11 +105,11 @@ class Drained(SynchronousTestCase):
         self.assertTrue(self.lifecycle.is_draining())
         self.assertEqual(repr(self.lifecycle), "<Lifecycle leaving=True draining=True running=2>")
         self.clock.pump([1.0] * 100)
-        self.running.remove("one")
+        self.running.remove(self.requests[0])
         self.clock.pump([1.0] * 100)
         self.assertNoResult(drained)
         self.assertEqual(self.calls, ENDED[:-1])
-        self.running.remove("two")
+        self.running.remove(self.requests[1])
         self.clock.pump([POLL_S, 0])
         self.successResultOf(drained)
         self.assertEqual(self.calls, ENDED)
@@ -179,27 +197,34 @@ class Drained(SynchronousTestCase):
         self.running.clear()
         self.clock.pump([1.0] * 299)
         self.assertNoResult(drained)
-        self.clock.pump([1.0, POLL_S, 0])
+        self.clock.pump([1.0, POLL_S, LAST_WORDS_S, 0])
         self.successResultOf(drained)
         self.assertEqual(self.calls, ENDED)
 
     def test_time_is_up(self) -> None:
-        """What still runs then is cut."""
+        """What still runs then is cut: its clients are told, and have a moment to take that."""
         drained = self.drain()
         self.clock.pump([1.0] * 599)
+        self.assertEqual([one.cut_by for one in self.requests], [None, None])
+        self.clock.pump([1.0, 0])
+        self.assertEqual([type(one.cut_by) for one in self.requests], [Draining, Draining])
         self.assertEqual(self.calls, ENDED[:-1])
-        self.clock.pump([1.0, POLL_S, 0])
+        self.connections.delivering = 0
+        self.clock.pump([POLL_S, 0])
         self.successResultOf(drained)
         self.assertEqual(self.calls, ENDED)
 
     def test_hurry(self) -> None:
-        """Told again, it waits no longer, wherever it is."""
+        """Told again, it waits no longer, wherever it is, but for a moment for last words."""
         self.lifecycle.drain_delay_s = 60
         drained = self.drain()
         self.clock.advance(1)
         self.assertEqual(self.calls, ENDED[:1])
         self.lifecycle.hurry()
         self.clock.pump([POLL_S, 0])
+        self.assertEqual([type(one.cut_by) for one in self.requests], [Draining, Draining])
+        self.assertEqual(self.calls, ENDED[:-1])
+        self.clock.pump([LAST_WORDS_S, 0])
         self.successResultOf(drained)
         self.assertEqual(self.calls, ENDED)
 

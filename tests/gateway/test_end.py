@@ -94,20 +94,31 @@ def test_who_has_just_connected_is_served(tmp_path: Path, stack: ExitStack) -> N
 
 
 def test_a_second_signal_cuts_the_delay_short_too(tmp_path: Path, stack: ExitStack) -> None:
-    """It ends now, and still with status 0; the client sees that its stream is not whole."""
+    """It ends now, and still with status 0; clients are told, and see what is not whole."""
     ending = Ending(tmp_path, stack, drain_delay="10m")
     client = stack.enter_context(RawClient(ending.daemon.port, 30))
     assert client.post(chat_body(stream=True)).head() == 200
     pieces = client.pieces()
     assert next(pieces)[1] == FIRST
+    half = stack.enter_context(RawClient(ending.daemon.port, 30))
+    half.send(request_bytes(chat_body())[:-1])
     ending.end()
     began_s = time.monotonic()
     ending.daemon.signal(signal.SIGTERM)
     assert ending.exit_status() == 0
     assert time.monotonic() - began_s < 60
+    assert b'"code":"draining"' in next(pieces)[1]
     with pytest.raises(Cut):
         next(pieces)
-    assert "1 requests still run and are cut" in ending.daemon.log()
+    status, body = half.answer()
+    assert (status, json.loads(body)["error"]["code"]) == (503, "draining")
+    assert half.headers["retry-after"] == "1"
+    assert "2 requests still run and are cut" in ending.daemon.log()
+    records = [json.loads(line) for line in ending.daemon.log().splitlines() if line[0] == "{"]
+    assert sorted((one["status"], one["outcome"], one["error_code"]) for one in records) == [
+        (200, "rejected", "draining"),
+        (503, "rejected", "draining"),
+    ]
 
 
 def test_a_second_signal_does_without_the_last_delivery(tmp_path: Path, stack: ExitStack) -> None:
