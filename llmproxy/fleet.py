@@ -22,6 +22,7 @@ from llmproxy.backends.model_lists import ModelLists
 from llmproxy.backends.queue import BackendQueue
 from llmproxy.balancing.strategies import make_strategy
 from llmproxy.config.model import BackendTls, Config
+from llmproxy.descriptors import DescriptorShortage
 from llmproxy.errors import ConfigError, Problem
 from llmproxy.health.checker import HealthChecker
 from llmproxy.interfaces import IStrategy
@@ -106,6 +107,7 @@ class Fleet(MultiService):
         super().__init__()
         self._reactor = reactor
         self._random = random
+        self._shortage = DescriptorShortage(reactor)
         self._demo: DemoServer | None = None
         self._asking: list[IService] = []
         routing = config.routing
@@ -139,7 +141,9 @@ class Fleet(MultiService):
                 clients[identity.name] = before.clients[identity.name]
                 continue
             try:
-                clients[identity.name] = BackendClients(self._reactor, identity, settings.tls)
+                clients[identity.name] = BackendClients(
+                    self._reactor, identity, settings.tls, self._shortage
+                )
             except (OSError, ValueError) as error:
                 problems.append(Problem(f"backends[{number}].tls", str(error)))
         if problems:
@@ -201,6 +205,7 @@ class Fleet(MultiService):
                     client_for=lambda backend: backends.clients[backend.name].checks,
                     sink=self.directory,
                     activity=self.directory,
+                    is_ours=self._shortage.explains,
                     clock=self._reactor,
                     random=self._random,
                     known=self.directory.known_health(),

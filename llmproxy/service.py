@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
-from llmproxy import __version__
+from llmproxy import __version__, descriptors
 from llmproxy.config.load import LoadedConfig
 from llmproxy.config.model import Config
 from llmproxy.errors import ConfigError
@@ -196,6 +196,14 @@ class Gateway(MultiService):
             version=__version__,
             digest=self.config_life.status().digest,
         )
+        needed = descriptors.needed_for(self.config.server.max_connections)
+        if descriptors.limit() < needed:
+            self._log.warn(
+                "the limit of file descriptors (LimitNOFILE, ulimit -n) is {limit}: "
+                "server.max_connections needs {needed}",
+                limit=descriptors.limit(),
+                needed=needed,
+            )
         try:
             super().privilegedStartService()
         except CannotListen as error:

@@ -20,6 +20,7 @@ from twisted.python import usage
 
 from llmproxy.config.load import LoadedConfig, load_file
 from llmproxy.config.model import Config
+from llmproxy.descriptors import raise_limit
 from llmproxy.errors import ConfigError
 from llmproxy.reload import Reloader
 from llmproxy.service import Gateway
@@ -71,6 +72,7 @@ def makeService(options: Options) -> IService:
 
     reactor: Any = global_reactor
     tell_monotonic_time(reactor)
+    raise_limit()
     pidfile = options.parent["pidfile"] if options.parent is not None else None
 
     def cannot_start(message: str) -> NoReturn:

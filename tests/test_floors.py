@@ -23,6 +23,7 @@ FLOORS: dict[str, int] = {
     "interfaces": 1,
     "timeouts": 1,
     "rounds": 1,
+    "descriptors": 1,
     "upstream": 2,
     "balancing": 2,
     "backends": 2,

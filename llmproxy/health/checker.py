@@ -54,6 +54,7 @@ class HealthChecker(Service):
         client_for: Gives the treq client for a backend, on connections of its own.
         sink: Learns of every change of state, and of a new reason while a backend is down.
         activity: Tells which backends are at work although they do not answer.
+        is_ours: Says whether a backend could not be asked for a lack of ours.
         clock: The reactor's time.
         random: Spreads the checks.
         known: What was known of them before, by name: their state and the reason for it.
@@ -69,6 +70,7 @@ class HealthChecker(Service):
         client_for: Callable[[Backend], HTTPClient],
         sink: IHealthSink,
         activity: IBackendActivity,
+        is_ours: Callable[[Exception], bool],
         clock: IReactorTime,
         random: Random,
         known: Mapping[str, tuple[Health, str]] | None = None,
@@ -77,6 +79,7 @@ class HealthChecker(Service):
         self._settings = settings
         self._sink = sink
         self._activity = activity
+        self._is_ours = is_ours
         self._clock = clock
         self._random = random
         self._patients = []
@@ -125,6 +128,8 @@ class HealthChecker(Service):
         try:
             verdict = await asked
         except Exception as error:  # noqa: BLE001 - a backend that cannot be asked is not healthy
+            if self._is_ours(error):
+                return
             verdict = _Verdict("failed", reason_of(Failure()))
             if isinstance(error, AskTimedOut | ConnectTimedOut) and self._is_at_work(patient):
                 self._log.debug(

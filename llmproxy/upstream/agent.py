@@ -29,7 +29,8 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from llmproxy.errors import ConnectFailed, ReusedConnectionDied, TlsFailed
+from llmproxy.descriptors import DescriptorShortage
+from llmproxy.errors import ConnectFailed, Overloaded, ReusedConnectionDied, TlsFailed
 from llmproxy.upstream.connection import BackendConnection
 from llmproxy.upstream.pool import ConnectionPool
 
@@ -61,6 +62,7 @@ class BackendAgent:
         connect_timeout_s: For TCP and TLS together.
         host: The Host field; empty: the URL's.
         tls: Makes the TLS side of a connection; for https.
+        shortage: Knows when we have no descriptors left.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class BackendAgent:
         connect_timeout_s: float,
         host: bytes = b"",
         tls: IOpenSSLClientConnectionCreator | None = None,
+        shortage: DescriptorShortage,
     ) -> None:
         parsed = URI.fromBytes(url)
         self._reactor = reactor
@@ -79,6 +82,7 @@ class BackendAgent:
         self._host_line = b"Host: " + (host or parsed.netloc) + b"\r\n"
         self._pool = pool
         self._connect_timeout_s = connect_timeout_s
+        self._shortage = shortage
         endpoint: Any = _endpoint(
             reactor,
             parsed.host.strip(b"[]").decode("ascii"),
@@ -158,7 +162,8 @@ class BackendAgent:
         try:
             connection = await connecting
         except _CONNECT_ERRORS as error:
-            raise ConnectFailed from error
+            ours = self._shortage.explains(error)
+            raise (Overloaded if ours else ConnectFailed) from error
         self._pool.add(connection)
         transport: Any = connection.transport
         if isinstance(transport, Connection):

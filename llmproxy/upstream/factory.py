@@ -12,6 +12,7 @@ from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
 from llmproxy.config.model import BackendTls
+from llmproxy.descriptors import DescriptorShortage
 from llmproxy.upstream.agent import BackendAgent
 from llmproxy.upstream.client import GatewayClient
 from llmproxy.upstream.pool import ConnectionPool
@@ -43,6 +44,7 @@ class BackendClients:
         reactor: Connects and keeps time.
         backend: Which.
         tls: How its certificate is checked, and ours shown.
+        shortage: As `BackendAgent` has it.
 
     Attributes:
         gateway: The data path's client, over a pool of connections.
@@ -50,7 +52,9 @@ class BackendClients:
         pool: The data path's connections.
     """
 
-    def __init__(self, reactor: Any, backend: Backend, tls: BackendTls) -> None:
+    def __init__(
+        self, reactor: Any, backend: Backend, tls: BackendTls, shortage: DescriptorShortage
+    ) -> None:
         parts = urlsplit(backend.url.decode("ascii"))
         connections = None
         policy: IPolicyForHTTPS = BrowserLikePolicyForHTTPS()
@@ -66,6 +70,7 @@ class BackendClients:
                 connect_timeout_s=backend.connect_timeout_s,
                 host=backend.host,
                 tls=connections,
+                shortage=shortage,
             )
         )
         self.checks = HTTPClient(

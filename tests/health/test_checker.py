@@ -11,7 +11,7 @@ import pytest
 from treq.client import HTTPClient
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.error import ConnectBindError, ConnectionRefusedError
 from twisted.internet.error import TimeoutError as ConnectTimedOut
 from twisted.internet.task import Clock, deferLater
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
@@ -137,6 +137,7 @@ class HealthCheckerTests(TestCase):
             client_for=lambda one: self.agent.client(),
             sink=self.sink,
             activity=self.activity,
+            is_ours=lambda error: isinstance(error, ConnectBindError),
             clock=self.clock,
             random=random or Never(),
             known=known,
@@ -264,6 +265,12 @@ class HealthCheckerTests(TestCase):
         self.assertEqual((self.sink.verdicts, self.logged), ([], ["debug"]))
         self.rounds(2)
         self.assertEqual(self.sink.verdicts, [("a", "down")])
+
+    def test_failures_of_ours(self) -> None:
+        """A check that we lacked something for says nothing of the backend."""
+        self.begin(rule=lambda asked: asked.fail(ConnectBindError(24)), unhealthy_threshold=1)
+        self.rounds(3)
+        self.assertEqual((self.sink.verdicts, self.logged), ([], []))
 
     def test_timeout_while_streams_stall(self) -> None:
         """Pieces that came before the last turn do not count, nor those of another backend."""
@@ -429,6 +436,7 @@ class RealConnectionTests(TestCase):
             client_for=lambda one: client,
             sink=First(),
             activity=Activity(),
+            is_ours=lambda _: False,
             clock=reactor,
             random=Random(1),
         )

@@ -15,6 +15,7 @@ from twisted.trial.unittest import TestCase
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 
+from llmproxy.descriptors import DescriptorShortage
 from llmproxy.upstream.agent import BackendAgent
 from llmproxy.upstream.pool import ConnectionPool
 from tests.scripted_backend import Script, ScriptedBackend
@@ -61,7 +62,11 @@ class UpstreamTestCase(TestCase):
         """Make an agent."""
         options.setdefault("connect_timeout_s", 5.0)
         return BackendAgent(
-            reactor, url.encode(), options.pop("pool", None) or self.pool(), **options
+            reactor,
+            url.encode(),
+            options.pop("pool", None) or self.pool(),
+            shortage=DescriptorShortage(reactor),
+            **options,
         )
 
     async def _emptied(self, pool: ConnectionPool) -> None:

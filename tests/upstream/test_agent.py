@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import socket
 import threading
@@ -11,7 +12,7 @@ from typing import Any, cast
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionDone, ConnectionRefusedError
+from twisted.internet.error import ConnectBindError, ConnectionDone, ConnectionRefusedError
 from twisted.internet.interfaces import IHostnameResolver, IReactorPluggableNameResolver
 from twisted.internet.ssl import CertificateOptions
 from twisted.internet.testing import MemoryReactorClock
@@ -23,6 +24,8 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from llmproxy.descriptors import DescriptorShortage
+from llmproxy.errors import Overloaded
 from llmproxy.upstream.agent import BackendAgent
 from llmproxy.upstream.body import BytesBody
 from llmproxy.upstream.pool import ConnectionPool
@@ -375,6 +378,7 @@ class ConnectTests(SynchronousTestCase):
             self.pool,
             connect_timeout_s=more.pop("connect_timeout_s", 5.0),
             tls=tls if url.startswith(b"https") else None,
+            shortage=DescriptorShortage(self.reactor),
         )
         self.answer: Deferred[IResponse] = agent.request(b"GET", url + b"/", Headers())
 
@@ -411,6 +415,16 @@ class ConnectTests(SynchronousTestCase):
         """So is what cannot be a name."""
         self.begin(url=b"http://back..end:8001")
         self.ends_with("ConnectFailed")
+
+    def test_no_descriptor_left(self) -> None:
+        """It is the gateway that has too much to do; the backend is not to blame."""
+        self.begin()
+        factory: Any = self.reactor.tcpClients[0][2]
+        lacking = ConnectBindError(errno.EMFILE, "Too many open files")
+        factory.clientConnectionFailed(None, Failure(lacking))
+        self.reactor.advance(0.3)
+        error = self.failureResultOf(self.answer, Overloaded).value
+        self.assertFalse(error.retryable or error.blames_backend)
 
     def test_refused(self) -> None:
         """So is a backend that refuses."""

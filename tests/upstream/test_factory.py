@@ -8,6 +8,7 @@ import treq
 from twisted.internet.defer import Deferred
 
 from llmproxy.config.model import BackendTls
+from llmproxy.descriptors import DescriptorShortage
 from llmproxy.upstream.factory import BackendClients
 from llmproxy.values import Backend
 from tests.scripted_backend import Connection, ScriptedBackend
@@ -28,7 +29,7 @@ class BackendClientsTests(UpstreamTestCase):
     def clients(self, url: str, tls: BackendTls | None = None) -> BackendClients:
         """Make them."""
         backend = Backend(name="one", url=url.encode(), host=b"model.test", connect_timeout_s=0.2)
-        clients = BackendClients(reactor, backend, tls or BackendTls())
+        clients = BackendClients(reactor, backend, tls or BackendTls(), DescriptorShortage(reactor))
         self.addCleanup(lambda: Deferred.fromCoroutine(self._emptied(clients.pool)))
         return clients
 
