@@ -211,15 +211,25 @@ class EdgeRequest(server.Request):
         return first if isinstance(first, bytes) and first else b"".join(pieces)
 
     def _account(self) -> None:
-        """Hold the body to its limit and take its bytes out of the budget."""
-        wanted = max(self._received_bytes, self._declared_bytes or 0)
-        if wanted > self._limit_bytes:
+        """Hold the body to its limit, and take out of the budget what has come of it.
+
+        What is only declared is nobody's yet: a few heads would keep all others out.
+        """
+        if max(self._received_bytes, self._declared_bytes or 0) > self._limit_bytes:
             raise BodyTooLarge
-        missing = wanted - self._taken_bytes
+        missing = self._received_bytes - self._taken_bytes
         if missing > 0 and self._budget is not None:
             if not self._budget.take(missing):
                 raise MemoryBudgetSpent
-            self._taken_bytes = wanted
+            self._taken_bytes = self._received_bytes
+
+    def _look_ahead(self, budget: IByteBudget) -> None:
+        """Turn away at once, before it is sent, a body that there is no room for now."""
+        ahead_bytes = (self._declared_bytes or 0) - self._received_bytes
+        if ahead_bytes > 0:
+            if not budget.take(ahead_bytes):
+                raise MemoryBudgetSpent
+            budget.give_back(ahead_bytes)
 
     # IClientRequest
 
@@ -237,6 +247,7 @@ class EdgeRequest(server.Request):
             if self._failure is not None:
                 raise self._failure
             self._account()
+            self._look_ahead(budget)
         except GatewayError as error:
             self._failure = error
             self._release()

@@ -56,20 +56,47 @@ def test_body_of_just_the_limit_is_taken(sent: bytes) -> None:
         assert edge.connect().send(sent).answer().json["body"] == "0123456789"
 
 
-def test_budget_is_asked_for_all_of_a_known_length() -> None:
-    """Bytes are taken when the length is told, not as they come, and given back by the reader."""
+def test_what_is_only_declared_takes_nothing() -> None:
+    """Bytes are taken as they come: heads alone keep nobody out."""
     with Edge(budget_bytes=100) as edge:
-        first = edge.connect().send(post(b"x" * 90)[:-90])
-        assert edge.budget.taken_bytes == 90
-        second = edge.connect().send(post(b"x" * 11))
+        heads = [edge.connect().send(post(b"x" * 90)[:-89]) for _ in range(5)]
+        assert edge.budget.taken_bytes == 5
+        assert edge.connect().send(post(b"x" * 90)).answer().status == 200
+        heads[0].send(b"x" * 89)
+        assert heads[0].answer().status == 200
+        assert edge.budget.taken_bytes == 4
+
+
+def test_a_body_without_room_is_refused_before_it_is_sent() -> None:
+    """Where its length is told, and what there is of others leaves no room for it now."""
+    with Edge(budget_bytes=100) as edge:
+        first = edge.connect().send(post(b"x" * 90)[:-1])
+        assert edge.budget.taken_bytes == 89
+        second = edge.connect().send(post(b"x" * 12)[:-12])
         answer = second.answer()
         assert (answer.status, answer.error_code) == (503, "queue_full")
         assert answer.field(b"retry-after") == b"1"
-        assert edge.budget.taken_bytes == 90
-        first.send(b"x" * 90)
+        assert edge.budget.taken_bytes == 89
+        first.send(b"x")
         assert first.answer().status == 200
         assert edge.budget.taken_bytes == 0
         assert edge.body_failures == [MemoryBudgetSpent]
+        edge.linger_out()
+
+
+def test_bodies_that_wait_for_each_others_room() -> None:
+    """Do not: whose next byte finds none is refused, and what it held lets the others end."""
+    with Edge(budget_bytes=100) as edge:
+        clients = [edge.connect().send(post(b"x" * 60)[:-60]) for _ in range(2)]
+        for client in clients:
+            client.send(b"x" * 50)
+        assert edge.budget.taken_bytes == 100
+        clients[0].send(b"x" * 10)
+        assert clients[0].answer().error_code == "queue_full"
+        assert edge.budget.taken_bytes == 50
+        clients[1].send(b"x" * 10)
+        assert clients[1].answer().status == 200
+        assert edge.budget.taken_bytes == 0
 
 
 def test_budget_is_taken_chunk_by_chunk() -> None:
