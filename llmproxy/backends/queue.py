@@ -148,6 +148,8 @@ class BackendQueue:
             A Deferred of the lease; it fails with `QueueFull`, `QueueTimeout`, or as ``take`` does.
             Cancelling it ends the waiting; a lease that it had been given already is given back.
         """
+        if not self.waiting:
+            self._last_given_s = self._clock.seconds()  # while nobody waits, no room is late
         queue = self._queues.get(model_id)
         if queue is None:
             queue = self._queues[model_id] = FairQueue(self._max_waiting)

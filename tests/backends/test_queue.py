@@ -322,6 +322,21 @@ def test_when_to_come_again(pace: Pace) -> None:
     assert error.retry_after_s == pytest.approx(pace.told_s, abs=1.0)
 
 
+def test_when_to_come_again_after_a_night() -> None:
+    """Time in which nobody waited is not time in which no room came."""
+    world = World(max_waiting=1, max_wait_s=0.0)
+    for number in range(20):
+        world.wait(f"a{number}")
+        world.clock.advance(0.2)
+        world.make_room()
+        world.clock.advance(3600.0)
+    world.wait("b")
+    world.wait("c", key="b")
+    error = world.failed["c"]
+    assert isinstance(error, QueueFull)
+    assert error.retry_after_s == 1.0
+
+
 def test_other_limits() -> None:
     """Hold those that come; nobody who waits is turned out, or waits longer than was said."""
     world = World(max_waiting=2, max_wait_s=60.0)
