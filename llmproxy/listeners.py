@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -217,11 +218,23 @@ class Listeners(Service):
         return port
 
     async def close(self) -> None:
-        """Listen no more; connections stay."""
+        """Listen no more; connections stay, and so do those that only the system has taken yet."""
         ports, self.ports = self.ports, []
         self._is_open = False
-        for port in ports:
+        for listen, port in zip(self._listens, ports, strict=bool(ports)):
+            if isinstance(port, tcp.Port) and not listen.startswith("systemd:"):
+                _take_waiting(port)  # of a socket that goes on, another daemon takes them
             await maybeDeferred(port.stopListening)
+
+
+def _take_waiting(port: Any) -> None:
+    """Take the connections that are made already: closing the socket would reset them."""
+    waiting = select.poll()
+    waiting.register(port.fileno(), select.POLLIN)
+    for _ in range(BACKLOG):
+        if not waiting.poll(0):
+            return
+        port.doRead()
 
 
 def describe(address: Any) -> str:

@@ -199,6 +199,19 @@ class Loopback(TestCase):
         await client.ended
         return client.received
 
+    async def test_who_has_connected_before_the_end(self) -> None:
+        """Is taken, though the reactor had no turn for it before the socket was closed."""
+        listeners = Listeners(self.reactor, ["127.0.0.1:0"], says(b"hello"))
+        listeners.privilegedStartService()
+        port: Any = listeners.ports[0]
+        number = port.getHost().port
+        clients = [socket.create_connection(("127.0.0.1", number), 5) for _ in range(30)]
+        await listeners.close()
+        for client in clients:
+            with client:
+                self.assertEqual(client.recv(10), b"hello")
+        await deferLater(self.reactor, 0)
+
     async def test_another_configuration(self) -> None:
         """Ports that stay are not touched, others are opened and closed; all have its factory."""
         listeners = Listeners(
