@@ -31,6 +31,7 @@ from llmproxy.observation import Observation
 from llmproxy.proxy.exchange import Exchange
 from llmproxy.reload import ConfigLife, Problems
 from llmproxy.rights import Rights
+from llmproxy.upstream.names import RememberingResolver
 
 if TYPE_CHECKING:
     from llmproxy.metering import Metering
@@ -78,6 +79,9 @@ class Gateway(MultiService):
 
         # The logs.
         self.logbooks = Logbooks(config, reactor)
+
+        # What names mean, to whoever connects by one.
+        reactor.installNameResolver(RememberingResolver(reactor))
 
         # The backends, and the clients for them.
         self.fleet = Fleet(config, reactor, SystemRandom())

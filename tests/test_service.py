@@ -20,6 +20,7 @@ from llmproxy.config.load import LoadedConfig, load_config, load_file, parse_con
 from llmproxy.config.model import BackendTls, Config
 from llmproxy.errors import ConfigError
 from llmproxy.service import Gateway
+from llmproxy.upstream.names import RememberingResolver
 
 DIGEST = "0123456789ab"
 ETC = Path(__file__).resolve().parent.parent / "etc"
@@ -65,6 +66,14 @@ def part_names(gateway: Gateway) -> list[str]:
 
 
 PARTS = ["Fleet", "Observation", "Front"]
+
+
+def test_names_are_looked_up_beside_everything_else(
+    reactor: MemoryReactorClock, made: list[Gateway]
+) -> None:
+    """Whoever connects by one; what the threads of the reactor do does not wait for that."""
+    made.append(Gateway(configured(MINIMAL), reactor, cannot_start, DIGEST))
+    assert isinstance(reactor.nameResolver, RememberingResolver)
 
 
 def test_the_shipped_file(reactor: MemoryReactorClock, made: list[Gateway]) -> None:
