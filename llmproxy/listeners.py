@@ -221,9 +221,11 @@ class Listeners(Service):
         """Listen no more; connections stay, and so do those that only the system has taken yet."""
         ports, self.ports = self.ports, []
         self._is_open = False
+        reading = self._reactor.getReaders()
         for listen, port in zip(self._listens, ports, strict=bool(ports)):
-            if isinstance(port, tcp.Port) and not listen.startswith("systemd:"):
-                _take_waiting(port)  # of a socket that goes on, another daemon takes them
+            # Of a socket that goes on, another process takes them.
+            if port in reading and not listen.startswith("systemd:"):
+                _take_waiting(port)
             await maybeDeferred(port.stopListening)
 
 

@@ -212,6 +212,17 @@ class Loopback(TestCase):
                 self.assertEqual(client.recv(10), b"hello")
         await deferLater(self.reactor, 0)
 
+    async def test_who_connects_where_nobody_reads(self) -> None:
+        """Is left to the other processes that have the socket."""
+        listeners = Listeners(self.reactor, ["127.0.0.1:0"], says(b"hello"))
+        listeners.privilegedStartService()
+        port: Any = listeners.ports[0]
+        port.stopReading()
+        with socket.create_connection(("127.0.0.1", port.getHost().port), 5) as client:
+            await listeners.close()
+            with self.assertRaises(ConnectionResetError):
+                client.recv(10)
+
     async def test_another_configuration(self) -> None:
         """Ports that stay are not touched, others are opened and closed; all have its factory."""
         listeners = Listeners(
