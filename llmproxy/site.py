@@ -223,14 +223,6 @@ class EdgeRequest(server.Request):
                 raise MemoryBudgetSpent
             self._taken_bytes = self._received_bytes
 
-    def _look_ahead(self, budget: IByteBudget) -> None:
-        """Turn away at once, before it is sent, a body that there is no room for now."""
-        ahead_bytes = (self._declared_bytes or 0) - self._received_bytes
-        if ahead_bytes > 0:
-            if not budget.take(ahead_bytes):
-                raise MemoryBudgetSpent
-            budget.give_back(ahead_bytes)
-
     # IClientRequest
 
     def header(self, name: bytes) -> bytes:
@@ -247,7 +239,11 @@ class EdgeRequest(server.Request):
             if self._failure is not None:
                 raise self._failure
             self._account()
-            self._look_ahead(budget)
+            ahead_bytes = (self._declared_bytes or 0) - self._received_bytes
+            if ahead_bytes > 0:  # that there is no room for it is told before it is sent
+                if not budget.take(ahead_bytes):
+                    raise MemoryBudgetSpent
+                budget.give_back(ahead_bytes)
         except GatewayError as error:
             self._failure = error
             self._release()
