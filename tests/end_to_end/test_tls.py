@@ -77,7 +77,9 @@ def tls_config(
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory, identity: Identity) -> Iterator[Daemon]:
     """A gateway with TLS and the demo model; its log stays clean."""
-    with Daemon(tmp_path_factory.mktemp("daemon"), tls_config(identity)) as running:
+    with Daemon(
+        tmp_path_factory.mktemp("daemon"), tls_config(identity, max_connections=100)
+    ) as running:
         running.wait_for_log("lists")
         yield running
     assert " with TLS" in running.log()
