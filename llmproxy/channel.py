@@ -317,10 +317,13 @@ class EdgeChannel(Protocol):
 
     def close_when_idle(self) -> None:
         """Close now when nothing is under way, else after the answer that is."""
-        if self.is_idle:
-            self.loseConnection()
-        else:
+        if not self.is_idle:
             self._persistent = False
+        elif not self._is_over:
+            self.loseConnection()
+            if self.is_secure:
+                # Clients that keep connections for later would close theirs when they look again.
+                self._transport.close_below()
 
     def _answer_and_close(self, error: GatewayError) -> None:
         request_id = self._failed_request_id or self.site.new_request_id()

@@ -147,6 +147,8 @@ class MemoryConnection:
         aborted: Cut, with a reset.
         lost: Whether the channel was told of the end.
         producer: Who is paused while it is full.
+        no_delay: Whether small pieces go out at once.
+        closed_below: Whether TLS was told to wait no longer for the client's own close.
         subject: Of the client's certificate.
     """
 
@@ -157,7 +159,7 @@ class MemoryConnection:
         self.reading = True
         self.full = self.closing = self.half_closed = self.aborted = self.lost = False
         self.producer: Any = None
-        self.no_delay = False
+        self.no_delay = self.closed_below = False
         self.subject = ""
         self._peer = peer
 
@@ -194,6 +196,11 @@ class MemoryConnection:
     def client_subject(self) -> str:
         """Give the subject of the client's certificate, as TLS would."""
         return self.subject
+
+    def close_below(self) -> None:
+        """Note that nobody waits for the client's close, as TLS would."""
+        assert self.closing
+        self.closed_below = True
 
     def getPeer(self) -> IAddress:
         """Give the client's address."""

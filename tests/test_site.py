@@ -477,6 +477,24 @@ def test_close_idle() -> None:
             assert client.connection.lost
 
 
+def test_close_idle_over_tls() -> None:
+    """Who was asked nothing need not close as well; who is left to read an answer has the time."""
+    with Edge() as edge:
+        idle = edge.connect(tls=True)
+        busy, refused = edge.connect(tls=True), edge.connect(tls=True)
+        busy.send(get()[:-1])
+        refused.connection.full = True
+        refused.send(b"nonsense\r\n\r\n")
+        edge.site.close_idle()
+        busy.send(b"\n")
+        assert idle.connection.lost
+        assert [one.connection.closing for one in (idle, busy, refused)] == [True] * 3
+        below = [one.connection.closed_below for one in (idle, busy, refused)]
+        assert below == [True, False, False]
+        refused.connection.full = False
+        edge.turn()
+
+
 def test_answers_that_are_delivered() -> None:
     """Until the client has taken all, and closed where it is left the time to read."""
     with Edge() as edge:

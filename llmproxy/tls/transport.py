@@ -87,14 +87,17 @@ class EdgeTls(TLSMemoryBIOProtocol):
         """
         super().loseConnection()
         if self.connected and self._close_deadline is None:
-            self._close_deadline = self.factory.reactor.callLater(CLOSE_WAIT_S, self._close_below)
+            self._close_deadline = self.factory.reactor.callLater(CLOSE_WAIT_S, self.close_below)
 
     def loseWriteConnection(self) -> None:
         """Close our half, and read on for a while: over TLS that is how everything is closed."""
         self.loseConnection()
 
-    def _close_below(self) -> None:
-        self._close_deadline = None
+    def close_below(self) -> None:
+        """Wait no longer for the client's own close; what was written is sent all the same."""
+        deadline, self._close_deadline = self._close_deadline, None
+        if deadline is not None and deadline.active():
+            deadline.cancel()
         assert self.transport is not None
         self.transport.loseConnection()
 

@@ -293,6 +293,22 @@ class TestClocks:
         pair.tls.connectionLost(Failure(ConnectionError()))
         assert pair.clock.getDelayedCalls() == []
 
+    def test_a_client_that_is_not_waited_for(
+        self, settings: ServerTls, authority: Authority
+    ) -> None:
+        """Has all and an end; the connection is closed at once."""
+        pair = Pair(settings, trusting(authority))
+        pair.shake_hands()
+        pair.tls.write(b"bye")
+        pair.tls.loseConnection()
+        pair.tls.close_below()
+        assert pair.read() == b"bye"
+        assert pair.read() == b""
+        assert pair.transport.disconnecting
+        assert not pair.transport.disconnected
+        assert pair.clock.getDelayedCalls() == []
+        pair.tls.connectionLost(Failure(ConnectionError()))
+
     def test_close_within_the_handshake(self, settings: ServerTls, authority: Authority) -> None:
         """There is nothing to be said: it is cut."""
         pair = Pair(settings, trusting(authority))
