@@ -373,7 +373,8 @@ class HeadersTooLarge(GatewayError):
     type = "invalid_request_error"
     code = "headers_too_large"
     message = (
-        "The request head is larger than server.max_header_bytes, or has more than 100 fields."
+        "The request head is larger than server.max_header_bytes allows, "
+        "or has more than a hundred fields."
     )
     close = True
 

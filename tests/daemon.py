@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
+from random import Random
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,6 +22,9 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 KEY = "sk-test-key-1"
+FIRST_PORT, PROCESSES, PORTS_OF_EACH = 10_000, 10, 2_000
+"""Below those that Linux gives to outgoing connections."""
+
 _OPTIONS = ("-n", "--pidfile=", "llmproxy")
 HAND_OVER = """
 import os, sys
@@ -31,9 +36,25 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def free_port() -> int:
-    """Give a port that is free at this moment."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    """Give a port that is free at this moment.
+
+    It is none of those that the system gives to outgoing connections, and each process of a test
+    run has some of its own: nobody else takes it before it is used.
+    """
+    for number in _ports:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", number)):
+            return number
+    raise AssertionError  # there is no end of them
+
+
+def _own_ports() -> Iterator[int]:
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = FIRST_PORT + process % PROCESSES * PORTS_OF_EACH
+    start = Random().randrange(PORTS_OF_EACH)
+    return (first + (start + number) % PORTS_OF_EACH for number in count())
+
+
+_ports = _own_ports()
 
 
 def gateway_config(port: int, backends: list[dict[str, Any]], **sections: Any) -> dict[str, Any]:

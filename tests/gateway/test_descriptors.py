@@ -14,7 +14,7 @@ from tests.gateway.raw_client import RawClient, chat_body, request_bytes
 from tests.scripted_backend import ScriptedBackend
 
 CLIENTS = 40
-FEW = 64
+FEW = 80
 READY = request_bytes(b"", "/ready", method="GET")
 LACKING = "no file descriptor is left"
 WARNED = "server.max_connections needs 300"
