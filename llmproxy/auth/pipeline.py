@@ -100,11 +100,18 @@ def from_config(
             on_revoked(authenticator.principal_id(digest, key_id), error)
 
     listed: list[StaticSource] = []
+    ids = {
+        digest: known.record.id
+        for source in (() if before is None else before.listed)
+        for digest, known in source.known()
+    }
     asked: list[AskedSource] = []
     sources: list[Verdicts] = []
     for provider in auth.pipeline:
         if provider.type == "static":
-            listed.append(StaticSource(provider.name, provider.static.keys, digests=digests))
+            listed.append(
+                StaticSource(provider.name, provider.static.keys, digests=digests, ids=ids)
+            )
             sources.append(listed[-1])
             continue
         if lookups is None:
@@ -120,7 +127,7 @@ def from_config(
         asked.append(one)
         sources.append(one.cached)
     if auth.storage == "file":
-        listed.append(StaticSource("api_keys", api_keys, digests=digests))
+        listed.append(StaticSource("api_keys", api_keys, digests=digests, ids=ids))
         sources.append(listed[-1])
     verdicts: Verdicts
     if len(sources) == 1:

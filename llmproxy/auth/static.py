@@ -7,7 +7,8 @@ process. It knows nothing of requests, and nothing of other sources of keys.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
@@ -30,13 +31,21 @@ class StaticSource:
         name: As the configuration calls it.
         keys: The keys; of two equal ones the first counts.
         digests: Of this process.
+        ids: Of keys that were listed before, by digest: to derive them takes its time.
 
     Raises:
         ValueError: A key is empty.
         MalformedRecord: One of its networks is none.
     """
 
-    def __init__(self, name: str, keys: Sequence[StaticKey], *, digests: KeyDigests) -> None:
+    def __init__(
+        self,
+        name: str,
+        keys: Sequence[StaticKey],
+        *,
+        digests: KeyDigests,
+        ids: Mapping[bytes, str] = MappingProxyType({}),
+    ) -> None:
         self.name = name
         self._digests = digests
         self._known: dict[bytes, tuple[bytes, PreparedKey]] = {}
@@ -45,7 +54,8 @@ class StaticSource:
                 raise ValueError(f"static key {position} ({key.name!r}) is empty")
             digest = digests.of(key.key)
             if digest not in self._known:
-                self._known[digest] = (digest, prepare(_record(key)))
+                key_id = ids.get(digest) or public_key_id(key.key)
+                self._known[digest] = (digest, prepare(_record(key, key_id)))
 
     def __repr__(self) -> str:
         return f"<StaticSource {self.name} keys={len(self._known)}>"
@@ -90,9 +100,9 @@ class StaticSource:
         return key_id
 
 
-def _record(key: StaticKey) -> KeyRecord:
+def _record(key: StaticKey, key_id: str) -> KeyRecord:
     return KeyRecord(
-        id=public_key_id(key.key),
+        id=key_id,
         name=key.name,
         user_id=key.user_id,
         status=key.status,

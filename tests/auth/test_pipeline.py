@@ -9,6 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from llmproxy.auth.digests import public_key_id
 from llmproxy.auth.keyed import KeyAuthenticator
 from llmproxy.auth.pipeline import BUILTIN_TIMES, Lookups, from_config
 from llmproxy.auth.throttle import FailureThrottle
@@ -319,3 +320,28 @@ def test_nothing_shows_a_key() -> None:
     place.ask("sk-canary")
     assert "canary" not in repr(place.auth)
     assert "cache" in repr(place.auth)
+
+
+def test_a_reload_derives_no_id_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes its time, and there may be many keys; those that are new get theirs."""
+    derived: list[str] = []
+
+    def listed(*keys: str) -> Provider:
+        return static("list", *(StaticKey(key=Secret(key)) for key in keys))
+
+    def derive(key: str, source: str = "") -> str:
+        derived.append(key)
+        return public_key_id(key, source)
+
+    monkeypatch.setattr("llmproxy.auth.static.public_key_id", derive)
+    auth = Auth(pipeline=(listed("a", "b"),), storage="file")
+    more: dict[str, Any] = {"secret": b"s" * 16, "now": lambda: 0.0}
+    before = from_config(auth, (StaticKey(key=Secret("c")),), **more)
+    assert derived == ["a", "b", "c"]
+    changed = Auth(pipeline=(listed("b", "c", "d"),), storage="file")
+    after = from_config(changed, (StaticKey(key=Secret("a")),), before=before, **more)
+    assert derived == ["a", "b", "c", "d"]
+    assert after is not None
+    assert [outcome(after.authenticator.authenticate(key, IP)).key_id for key in "abcd"] == [
+        public_key_id(key) for key in "abcd"
+    ]
