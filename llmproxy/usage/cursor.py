@@ -110,7 +110,7 @@ class Cursor:
 
     def is_due(self, limit: int, interval_s: float) -> bool:
         """Say whether there is a batch to deliver; see `BatchSource`."""
-        if self._begun is not None:
+        if self._pending is not None or self._begun is not None:
             return True
         end = self._slot.segments.end
         if not self.position < end:
@@ -152,19 +152,23 @@ class Cursor:
     def failed(self) -> None:
         """Note a failure; see `BatchSource`."""
         assert self._pending is not None
-        assert self._begun is not None
         self._pending.tries += 1
-        self._begun = attrs.evolve(self._begun, tries=self._pending.tries)
-        self._save()
+        if self._begun is not None:
+            self._begun = attrs.evolve(self._begun, tries=self._pending.tries)
+            self._save()
 
     def done(self) -> None:
         """Go on; see `BatchSource`."""
-        self.position = self._end
+        self.position = max(self._end, self.position)
         self._pending = self._begun = self._oldest_s = None
         self._save()
 
     def skip_to(self, position: Position) -> None:
-        """Go on at a later place, for what is before it is deleted; see `Pin`."""
+        """Go on at a later place, for what is before it is deleted; see `Pin`.
+
+        A batch that is under way is in memory, and stays so until it is delivered or given up; the
+        next process would not find it, so it counts as skipped.
+        """
         if position <= self.position:
             return
         skipped = max(0, position.ordinal - self.position.ordinal)
@@ -175,7 +179,9 @@ class Cursor:
             reporter=self._reporter,
         )
         self.position = position
-        self._pending = self._begun = self._oldest_s = None
+        self._begun = None
+        if self._pending is None:
+            self._oldest_s = None
         self._save()
 
     def close(self) -> None:

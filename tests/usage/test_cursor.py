@@ -191,6 +191,31 @@ def test_records_that_were_deleted(tmp_path: Path) -> None:
     assert world.cursor.position >= start
 
 
+def test_a_batch_under_way_whose_records_are_deleted(tmp_path: Path) -> None:
+    """It may still fail, wait and be taken; then what is left comes."""
+    world = World(tmp_path, spool_max_size=4000)
+    report(world, *"abcdefgh")
+    assert take(world.cursor, 1) == ["a"]
+    world.clock.advance(1000)
+    world.slot.segments.remove_oldest()
+    start = world.slot.segments.start
+    world.cursor.skip_to(start)
+    assert world.receiver.skipped_records == start.ordinal > 0
+    assert world.cursor.oldest_s == 1000
+    world.cursor.failed()
+    assert world.cursor.is_due(100, 5.0)
+    pending = world.cursor.take(1)
+    assert pending is not None
+    assert (ids_of([pending.batch]), pending.tries) == (["a"], 1)
+    world.cursor.done()
+    assert world.cursor.position == start
+    world.cursor.skip_to(start)
+    assert world.receiver.skipped_records == start.ordinal
+    assert take(world.cursor, 1) == ["abcdefgh"[start.ordinal]]
+    world = restarted(world, spool_max_size=4000)
+    assert take(world.cursor, 1) == ["abcdefgh"[start.ordinal]]
+
+
 def test_a_place_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is told of once; this process goes on, and the next one repeats what it must."""
     world = World(tmp_path)
