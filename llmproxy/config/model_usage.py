@@ -83,7 +83,7 @@ class Usage:
         "./data/spool",
     )
     spool_max_size: Size = setting(
-        "of the spool; over it delivered records go first, then new ones are lost",
+        "of the spool; over it delivered records go first, then those that only some lack",
         Size(GiB),
         minimum=16 * MiB,
     )

@@ -107,7 +107,11 @@ class Adoption(Service):
 
     def _trim(self, deliveries: SlotDeliveries) -> None:
         slot = deliveries.slot
-        stranger = next(waiting_strangers(slot, deliveries.cursors), None)
+        try:
+            stranger = next(waiting_strangers(slot, deliveries.cursors), None)
+        except OSError as error:  # it is kept, and looked at again
+            self._log.error("{slot} cannot be tidied: {error}", slot=slot.directory, error=error)
+            return
         if stranger is None:
             self._make_retention(slot).trim()
         elif (slot.directory, stranger) not in self._told:

@@ -196,3 +196,18 @@ def test_a_part_that_cannot_be_used(
     assert any("Permission denied" in line for line in logged.lines)
     assert is_free(str(bad))
     home.stop()
+
+
+def test_a_place_of_a_stranger_that_cannot_be_read(left: World, home: Home) -> None:
+    """The part is given back all the same, and its old files go once that is possible."""
+    left.kill()
+    os.mkdir(path := os.path.join(left.slot.directory, "audit.cursor"))
+    logged = Logged("Adoption")
+    home.world.pump(3 * ADOPTION_S)
+    logged.stop()
+    assert any("cannot be tidied" in line for line in logged.lines)
+    assert ids_of(home.world.sink.taken) == [f"left-{n}" for n in range(10)]
+    assert home.adoption.adopted == []
+    assert is_free(left.slot.directory)
+    os.rmdir(path)
+    home.stop()
