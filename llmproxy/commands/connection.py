@@ -24,7 +24,7 @@ _OPTIONS = (
         default="",
         metavar="FILE",
         help="The daemon's configuration, with the admin API's address and token. Default: "
-        "$LLMPROXY_CONFIG, etc/llmproxy.yaml, or /etc/llmproxy/llmproxy.yaml.",
+        "$LLMPROXY_CONFIG, /etc/llmproxy/llmproxy.yaml, or etc/llmproxy.yaml.",
     ),
     click.option(
         "--url", default="", metavar="URL", help="The admin API's address, instead of the file's."

@@ -27,8 +27,8 @@ from llmproxy.wire.opencode import KEY_VARIABLE, answer_limit
     "config_file",
     default="",
     metavar="FILE",
-    help="The daemon's configuration. Default: $LLMPROXY_CONFIG, etc/llmproxy.yaml, or "
-    "/etc/llmproxy/llmproxy.yaml.",
+    help="The daemon's configuration. Default: $LLMPROXY_CONFIG, "
+    "/etc/llmproxy/llmproxy.yaml, or etc/llmproxy.yaml.",
 )
 @click.option(
     "--model",
