@@ -166,11 +166,10 @@ class FairQueue(Generic[T]):
             turned_out = self._make_room(key)
             if turned_out is None:
                 return None, None
-        now = self._present()
         line = self._lines.get(key)
         if line is None:
-            line = self._lines[key] = _Line(since=now)
-        entry = Waiting(key, cost, item, kind, next(self._numbers), now)
+            line = self._lines[key] = _Line(since=self._now)
+        entry = Waiting(key, cost, item, kind, next(self._numbers), self._now)
         line.kinds.setdefault(kind, deque()).append(entry)
         line.length += 1
         self._length += 1
@@ -203,7 +202,9 @@ class FairQueue(Generic[T]):
             line = self._lines[found.key]
             if found.arrived_at > line.due_next:
                 line.since = line.due_next = found.arrived_at
-            self._now = found.began = line.due_next
+            found.began = line.due_next
+            # Who was passed over until now is due long since; that is no time for who comes now.
+            self._now = max(self._now, found.began)
             found.charged = min(found.cost, MOST_GUESSED)
             line.due_next += found.charged
             self.remove(found)
@@ -219,27 +220,16 @@ class FairQueue(Generic[T]):
         line = self._lines.get(entry.key)
         if line is None or entry.began < line.since:
             return
-        now = self._present()
         cost = max(cost, min(entry.charged, LEAST_TURN))
-        line.due_next = min(line.due_next + cost - entry.charged, now + MOST_BEHIND)
+        line.due_next = min(line.due_next + cost - entry.charged, self._now + MOST_BEHIND)
         if line.length:
+            was_due = line.due
             self._stand_in_order(line, line.firsts()[0])
-        elif line.due_next <= now:
+            # Who comes now must not come after those whose turns are counted from there.
+            if was_due >= self._now:
+                self._now = min(self._now, line.due)
+        elif line.due_next <= self._now:
             del self._lines[entry.key]
-
-    def _present(self) -> float:
-        """Give the virtual time: when what was served last began, or who is first is due.
-
-        That is earlier when what was served before had cost less than was held: who comes now must
-        not come after those whose turns are counted from there.
-        """
-        while self._order:
-            due, _, key = self._order[0]
-            line = self._lines.get(key)
-            if line is not None and line.length and line.due == due:
-                return min(self._now, due)
-            heappop(self._order)
-        return self._now
 
     @staticmethod
     def _first_accepted(

@@ -263,6 +263,29 @@ def test_who_comes_when_guesses_were_too_high() -> None:
     assert "late" in [turn(queue, LEAST_TURN) for _ in range(2)]
 
 
+def test_who_comes_while_another_cannot_be_served() -> None:
+    """Starts at the present, however long that one waits already: others go on taking turns."""
+    queue: FairQueue[str] = FairQueue(1000)
+    queue.push("stuck", 1000.0, "stuck", "others only")
+    waiting(queue, "early", 100, 1000.0)
+
+    def turns(count: int) -> Counter[str]:
+        counted: Counter[str] = Counter()
+        for _ in range(count):
+            entry = queue.pop(lambda item: item != "stuck")
+            assert entry is not None
+            counted[entry.key] += 1
+            queue.settle(entry, 2000.0)
+        return counted
+
+    assert turns(30) == {"early": 30}
+    waiting(queue, "late", 100, 1000.0)
+    assert turns(10) == {"early": 5, "late": 5}
+    assert turn(queue, 1000.0) == "stuck"
+    waiting(queue, "last", 100, 1000.0)
+    assert max(turns(9).values()) <= 4
+
+
 def test_what_was_served_long_ago_is_settled_with_nobody() -> None:
     """A key that came back since began at the present: it owed nothing, and has nothing back."""
     queue: FairQueue[str] = FairQueue(1000)
