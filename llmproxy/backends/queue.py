@@ -185,8 +185,11 @@ class BackendQueue:
         self._set_timer()
 
     def _set_timer(self) -> None:
-        """See to it that room is looked for when time makes some, if somebody waits."""
-        at_s = self.opens_s() if self.waiting else inf
+        """See to it that room is looked for when time makes some, if somebody waits.
+
+        What was to be looked at is, be it that it has opened meanwhile: only looking gives room.
+        """
+        at_s = min(self.opens_s(), self._looks_at_s) if self.waiting else inf
         if at_s == self._looks_at_s:
             return
         self._looks_at_s = at_s

@@ -666,6 +666,35 @@ def test_who_waits_is_the_probe_of_a_breaker_that_becomes_half_open() -> None:
     assert clock.getDelayedCalls() == []
 
 
+def test_who_waits_when_somebody_else_finds_that_a_breaker_closes() -> None:
+    """Is looked at when that was to be found out, though somebody left in between."""
+    clock = Clock()
+    a = attrs.evolve(backend("a"), max_concurrent=3)
+    b = attrs.evolve(backend("b"), max_concurrent=1)
+    there = make_directory(a, b, clock=clock, max_wait_s=0.0)
+    for _ in range(2):
+        bad = there.acquire(ROUTE, frozenset(("b",)), no_affinity)
+        bad.report("bad")
+        bad.release()
+    there.acquire(ROUTE, frozenset(), no_affinity)
+    given: list[IBackendLease] = []
+    waiting = [
+        there.wait("m", ANONYMOUS, frozenset(), 0.0, no_affinity, 1.0).addCallback(given.append)
+        for _ in range(3)
+    ]
+    clock.pump([30.0, 0])
+    progress = Progress(clock.seconds(), clock.seconds())
+    given[0].answering(progress)
+    clock.advance(30.0)
+    progress.last_piece_s = clock.seconds()
+    clock.advance(0.5)
+    assert there.acquire(ROUTE, frozenset(), no_affinity).backend.name == "a"
+    waiting[1].addErrback(lambda failure: failure.trap(CancelledError))
+    waiting[1].cancel()
+    clock.pump([1.0, 0])
+    assert [lease.backend.name for lease in given] == ["a", "a"]
+
+
 EVIDENCE: list[Evidence] = ["good", "bad", "none"]
 steps = st.one_of(
     st.tuples(st.just("ask"), st.sampled_from("xyz")),

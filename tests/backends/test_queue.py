@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 import attrs
 import pytest
@@ -279,6 +280,18 @@ def test_room_that_time_makes() -> None:
     world.clock.advance(0)
     assert world.given == ["a", "b"]
     assert world.clock.getDelayedCalls() == []
+
+
+def test_room_that_time_made_just_now() -> None:
+    """Is looked for, though others come and go between that moment and the timer's."""
+    world = World()
+    world.queue.opens_s = lambda: 10.0 if world.clock.seconds() < 10.0 else inf
+    world.wait("a")
+    world.room["m"] = 1
+    world.clock.rightNow = 10.001  # the reactor is at sockets, and turns to timers after that
+    world.wait("b").cancel()
+    world.clock.pump([0, 0])
+    assert world.given == ["a"]
 
 
 @pytest.mark.parametrize("ends", ["given", "leaves", "timeout"])
