@@ -47,7 +47,9 @@ class Waiting(Generic[T]):
         item: What waits.
         kind: Of which kind.
         number: How many came before it.
-        arrived_at: The virtual time when it came.
+        busy_since: The virtual time from which on its key has had some of its kind waiting.
+        arrived_at: The virtual time from which on it may be due. What comes to others of its key
+            follows on them: the present may still hold what was guessed too high of these.
         is_waiting: Whether it still does.
         began: The virtual time when it was served.
         charged: What it was held to cost then.
@@ -58,6 +60,7 @@ class Waiting(Generic[T]):
     item: T
     kind: Hashable
     number: int
+    busy_since: float
     arrived_at: float
     is_waiting: bool = True
     began: float = 0.0
@@ -169,7 +172,8 @@ class FairQueue(Generic[T]):
         line = self._lines.get(key)
         if line is None:
             line = self._lines[key] = _Line(since=self._now)
-        entry = Waiting(key, cost, item, kind, next(self._numbers), self._now)
+        since = self._busy_since(line, kind)
+        entry = Waiting(key, cost, item, kind, next(self._numbers), since, since)
         line.kinds.setdefault(kind, deque()).append(entry)
         line.length += 1
         self._length += 1
@@ -249,6 +253,7 @@ class FairQueue(Generic[T]):
         line.drop_left(entry.kind)
         self._uncount(entry.kind)
         entry.kind = kind
+        entry.busy_since = self._busy_since(line, kind)
         insort(line.kinds.setdefault(kind, deque()), entry, key=_number)
         self._kinds[kind] += 1
 
@@ -270,6 +275,10 @@ class FairQueue(Generic[T]):
             del self._lines[entry.key]
         else:
             self._forget_old()
+
+    def _busy_since(self, line: _Line[T], kind: Hashable) -> float:
+        entries = line.kinds.get(kind)
+        return entries[-1].busy_since if entries else self._now
 
     def _uncount(self, kind: Hashable) -> None:
         self._kinds[kind] -= 1

@@ -263,6 +263,26 @@ def test_who_comes_when_guesses_were_too_high() -> None:
     assert "late" in [turn(queue, LEAST_TURN) for _ in range(2)]
 
 
+def test_what_it_really_took_counts_for_those_that_came_meanwhile() -> None:
+    """However few of a key wait at a time, and however many are served at once."""
+    queue: FairQueue[str] = FairQueue(1000)
+    took = {"long": 14_000.0, "short": 400.0}
+    running: list[Waiting[str]] = []
+    for key in took:
+        waiting(queue, key, 2, MOST_GUESSED)
+    tokens: Counter[str] = Counter()
+    for _ in range(4000):
+        entry = queue.pop()
+        assert entry is not None
+        waiting(queue, entry.key, 1, MOST_GUESSED)
+        running.append(entry)
+        if len(running) > 8:
+            over = running.pop(0)
+            queue.settle(over, took[over.key])
+            tokens[over.key] += int(took[over.key])
+    assert abs(tokens["long"] - tokens["short"]) < 2 * MOST_BEHIND
+
+
 def test_who_comes_while_another_cannot_be_served() -> None:
     """Starts at the present, however long that one waits already: others go on taking turns."""
     queue: FairQueue[str] = FairQueue(1000)
