@@ -225,7 +225,9 @@ class Listeners(Service):
         for listen, port in zip(self._listens, ports, strict=bool(ports)):
             # Of a socket that goes on, another process takes them.
             if port in reading and not listen.startswith("systemd:"):
-                _take_waiting(port)
+                # Twisted closes it in the reactor's next turn, and reads no more until then: what
+                # connects meanwhile is to be taken too.
+                self._reactor.callLater(0, _take_waiting, port)
             await maybeDeferred(port.stopListening)
 
 

@@ -206,22 +206,26 @@ class Loopback(TestCase):
         port: Any = listeners.ports[0]
         number = port.getHost().port
         clients = [socket.create_connection(("127.0.0.1", number), 5) for _ in range(30)]
-        await listeners.close()
+        closing = Deferred.fromCoroutine(listeners.close())
+        clients.append(socket.create_connection(("127.0.0.1", number), 5))
+        await closing
         for client in clients:
             with client:
                 self.assertEqual(client.recv(10), b"hello")
         await deferLater(self.reactor, 0)
 
-    async def test_who_connects_where_nobody_reads(self) -> None:
-        """Is left to the other processes that have the socket."""
-        listeners = Listeners(self.reactor, ["127.0.0.1:0"], says(b"hello"))
+    async def test_ports_that_are_for_others(self) -> None:
+        """Who has connected there is theirs, at the end as well."""
+        listeners = Listeners(self.reactor, ["127.0.0.1:0"], Factory())
         listeners.privilegedStartService()
         port: Any = listeners.ports[0]
         port.stopReading()
-        with socket.create_connection(("127.0.0.1", port.getHost().port), 5) as client:
+        port._shouldShutdown = False
+        address = port.socket.getsockname()
+        with port.socket.dup() as theirs, socket.create_connection(address, 5):
             await listeners.close()
-            with self.assertRaises(ConnectionResetError):
-                client.recv(10)
+            taken, _ = theirs.accept()
+            taken.close()
 
     async def test_another_configuration(self) -> None:
         """Ports that stay are not touched, others are opened and closed; all have its factory."""
