@@ -351,11 +351,15 @@ class Exchange:
         self.state = "concluded"
         admitted = self._admitted
         self._path.running.discard(self)
-        record = self._record(outcome)
-        self._tries.release(record.usage.total_tokens)
-        self._path.admission.release(admitted)
-        if admitted.grant is not None:
-            admitted.grant.settle(record.usage.total_tokens)
+        used_tokens = 0
+        try:
+            record = self._record(outcome)
+            used_tokens = record.usage.total_tokens
+        finally:  # whatever becomes of the record
+            self._tries.release(used_tokens)
+            self._path.admission.release(admitted)
+            if admitted.grant is not None:
+                admitted.grant.settle(used_tokens)
         for reporter in self._path.reporters:
             reporter.report(record)
 

@@ -240,7 +240,8 @@ class Tries:
                     continue  # there may be those that were tried, or another model
                 except QueueTimeout:
                     self._out.clear()
-                    lease = self._acquire(self._route(asking), asking)
+                    route = self._route(asking)
+                    lease = self._acquire(route, asking) or self._standing_in(route, asking)
                     if lease is None:
                         raise
                     return lease
