@@ -136,7 +136,9 @@ class Resends(MultiService):
             maybeDeferred(delivery.disownServiceParent).addErrback(
                 lambda failure: self._log.failure("a resending did not end well", failure=failure)
             )
-            if not running:
+            if running:
+                running[0].setServiceParent(self)
+            else:
                 self._log.info(
                     "reporter {name} was sent {count} records again",
                     name=name,
@@ -145,5 +147,5 @@ class Resends(MultiService):
                 del self._running[name]
 
         running.extend(self._make_delivery(receiver, source, ended=ended) for source in sources)
-        for delivery in tuple(running):
-            delivery.setServiceParent(self)
+        # One after the other: each looks through files in its turn of the reactor.
+        running[0].setServiceParent(self)

@@ -115,6 +115,27 @@ def test_a_replay_of_every_part(tmp_path: Path) -> None:
     beside.stop()
 
 
+def test_parts_are_looked_through_one_after_the_other(tmp_path: Path) -> None:
+    """However many there are, one turn of the reactor has the work of one; the end ends all."""
+    others = [Office(tmp_path), Office(tmp_path)]
+    office = Office(tmp_path)
+    for number, one in enumerate((*others, office)):
+        one.report(f"{number}-a")
+        one.world.pump(10)
+        one.taken()
+    office.world.sink.holds = True
+    office.resends.replay("billing", None, None)
+    for _ in others:
+        office.world.pump(1)
+        assert len(list(office.resends)) == 1
+        office.world.sink.held.pop().callback(None)
+    office.world.pump(1)
+    assert office.taken() == ["2-a", "0-a"]
+    assert office.resends.sent("billing") == 2
+    for one in (office, *others):
+        one.stop()
+
+
 def test_a_replay_that_takes_its_time(tmp_path: Path) -> None:
     """It can be watched, is as patient as ever, and ends with the daemon; one at a time."""
     office = Office(tmp_path, policy=attrs.evolve(POLICY, batch_size=2))
