@@ -172,12 +172,13 @@ class Cursor:
         if position <= self.position:
             return
         skipped = max(0, position.ordinal - self.position.ordinal)
-        self._skipped(skipped)
-        self._log.error(
-            "{skipped} records are deleted that reporter {reporter} does not have",
-            skipped=skipped,
-            reporter=self._reporter,
-        )
+        if skipped:  # and not only from the end of what is deleted to what is next
+            self._skipped(skipped)
+            self._log.error(
+                "{skipped} records are deleted that reporter {reporter} does not have",
+                skipped=skipped,
+                reporter=self._reporter,
+            )
         self.position = position
         self._begun = None
         if self._pending is None:

@@ -216,6 +216,23 @@ def test_a_batch_under_way_whose_records_are_deleted(tmp_path: Path) -> None:
     assert take(world.cursor, 1) == ["abcdefgh"[start.ordinal]]
 
 
+def test_delivered_records_that_are_deleted(tmp_path: Path) -> None:
+    """Who has all of a file, and nothing of the next one, loses nothing with it."""
+    world = World(tmp_path, spool_max_size=4000)
+    report(world, *"abcdefgh")
+    start = [*world.slot.segments][1].first
+    assert len(take(world.cursor, start)) == start
+    world.cursor.done()
+    assert world.cursor.position.ordinal == start
+    logged = Logged("Cursor")
+    world.slot.segments.remove_oldest()
+    world.cursor.skip_to(world.slot.segments.start)
+    logged.stop()
+    assert logged.lines == []
+    assert world.receiver.skipped_records == 0
+    assert take(world.cursor, 1) == ["abcdefgh"[start]]
+
+
 def test_a_place_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is told of once; this process goes on, and the next one repeats what it must."""
     world = World(tmp_path)
