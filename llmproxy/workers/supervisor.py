@@ -131,7 +131,7 @@ class Supervisor(Service):
         """Start all workers."""
         super().startService()
         runtime = self._environ.get(RUNTIME_FOLDER, "").partition(":")[0]
-        self._folder = mkdtemp(prefix="llmproxy-", dir=runtime or None)
+        self._folder = mkdtemp(prefix="llmproxy-", dir=runtime if os.path.isdir(runtime) else None)
         # Who tidies temporary folders up leaves a locked one alone (tmpfiles.d(5)).
         self._folder_lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(self._folder_lock, fcntl.LOCK_EX)

@@ -239,6 +239,13 @@ CASES = (
         20,
         (({}, "Usage records are lost at gw"),),
     ),
+    Case(  # found at a start, after a while without the daemon: the first that is seen of it
+        "LLMProxyRecordsLost",
+        {LOST: "_x20 0x10", SKIPPED: "_x20 7x10"},
+        25,
+        (({}, "Usage records are lost at gw"),),
+    ),
+    Case("LLMProxyRecordsLost", {LOST: "_x20 0x40", SKIPPED: "_x20 7x40"}, 50),
     Case("LLMProxyDeadLetters", {DEAD: "0 0 500 500 0 0"}, 5),
     Case(  # hours later, and after a restart
         "LLMProxyDeadLetters",

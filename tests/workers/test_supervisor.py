@@ -209,6 +209,15 @@ def test_the_folder_is_left_alone_by_who_tidies_up(tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == []
 
 
+def test_a_folder_of_systemds_that_is_not_there(tmp_path: Path) -> None:
+    """There are others."""
+    world = World(runtime=str(tmp_path / "none")).started()
+    assert os.path.isdir(world.supervisor._folder)
+    world.stop()
+    for number in range(2):
+        world.process(number).exit()
+
+
 def test_metrics_of_their_own() -> None:
     """Their socket is handed over as well, and closed in the end."""
     world = World(with_metrics=True).started()
