@@ -20,7 +20,7 @@ from llmproxy.commands.opencode import opencode_config
 from llmproxy.commands.spool import spool
 from llmproxy.commands.usage import usage
 from llmproxy.commands.usage_records import records, sessions
-from llmproxy.config.keys import static_keys
+from llmproxy.config.keys import SAMPLE_KEY, is_open_to_all, static_keys
 from llmproxy.config.load import load_file
 from llmproxy.config.model import Config
 from llmproxy.config.model_stores import RateLimit
@@ -74,6 +74,8 @@ def summary(config: Config) -> Iterator[str]:
     """Say in a few lines what a configuration does; no line shows a secret."""
     tls = " with TLS" if config.server.tls.enabled else ""
     yield f"listens on {', '.join(config.server.listen)}{tls}"
+    if is_open_to_all(config):
+        yield f"beware: the key {SAMPLE_KEY}, which everybody knows, opens it to other machines"
     for backend in config.backends:
         models = ", ".join(backend.models) or "by its own list"
         yield f"backend {backend.name}: {backend.url} (models: {models})"

@@ -19,6 +19,7 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
 from llmproxy import __version__, descriptors
+from llmproxy.config.keys import SAMPLE_KEY, is_open_to_all
 from llmproxy.config.load import LoadedConfig
 from llmproxy.config.model import Config
 from llmproxy.errors import ConfigError
@@ -200,6 +201,11 @@ class Gateway(MultiService):
             version=__version__,
             digest=self.config_life.status().digest,
         )
+        if is_open_to_all(self.config):
+            self._log.warn(
+                "the key {key}, which everybody knows, opens the gateway to other machines",
+                key=SAMPLE_KEY,
+            )
         needed = descriptors.needed_for(self.config.server.max_connections)
         if descriptors.limit() < needed:
             self._log.warn(

@@ -50,6 +50,16 @@ def test_a_good_file_is_summed_up_without_secrets(tmp_path: Path) -> None:
     ]
 
 
+def test_a_key_that_everybody_knows(tmp_path: Path) -> None:
+    """Where other machines reach the gateway, it is said beside the addresses."""
+    file = tmp_path / "x.yaml"
+    file.write_text(GOOD)
+    lines = check(file, LLMPROXY_TEST_KEY="sk-demo").stdout.splitlines()
+    assert (
+        lines[2] == "  beware: the key sk-demo, which everybody knows, opens it to other machines"
+    )
+
+
 def test_who_gets_the_records(tmp_path: Path) -> None:
     """The reporters by name and type; nobody, where usage is off."""
     reporters = "[{name: local, type: builtin}, {name: log, type: log}]"

@@ -13,7 +13,7 @@ import attrs
 import pytest
 from twisted.application.service import Application, IServiceCollection
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import ILogObserver, LogLevel
+from twisted.logger import ILogObserver, LogLevel, capturedLogs, formatEvent
 
 from llmproxy.backends.demo.server import DemoServer
 from llmproxy.config.load import LoadedConfig, load_config, load_file, parse_config
@@ -205,6 +205,23 @@ def test_the_application_logs_through_it(
         "source": "n",
         "message": "but this",
     }
+
+
+@pytest.mark.parametrize(("listen", "lines"), [(":8000", 1), ("127.0.0.1:8000", 0)])
+def test_the_key_of_the_sample(
+    reactor: MemoryReactorClock, made: list[Gateway], listen: str, lines: int
+) -> None:
+    """Where it opens the gateway to other machines, the log says so at the start."""
+    keys = "[{name: s, type: static, static: {keys: [{key: sk-demo}]}}]"
+    config = configured(
+        f"backends: [{{name: a, url: 'http://127.0.0.1:1'}}]\n"
+        f"auth: {{pipeline: {keys}}}\nserver: {{listen: '{listen}'}}\n"
+    )
+    made.append(Gateway(config, reactor, cannot_start, DIGEST))
+    with capturedLogs() as events:
+        made[0].privilegedStartService()
+    told = [formatEvent(event) for event in events]
+    assert sum("the key sk-demo, which everybody knows" in line for line in told) == lines
 
 
 def test_logs_go_where_the_file_says_and_hold_no_secret(

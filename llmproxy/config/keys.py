@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from ipaddress import ip_address
 from typing import Final
 
+from llmproxy.config.addresses import parse_listen
 from llmproxy.config.findings import Findings, KeyPath, path_text
 from llmproxy.config.model import Config
 from llmproxy.config.model_auth import StaticKey
@@ -21,6 +23,9 @@ LONGEST_KEY: Final = 4096
 
 SUBJECT_PREFIX: Final = "tls:"
 """What begins so is the subject of a client's certificate: a key that no header can carry."""
+
+SAMPLE_KEY: Final = "sk-demo"
+"""That of ``etc/llmproxy.yaml``: everybody knows it."""
 
 _KEY_TEXT = re.compile(rf"[!-~]*|{SUBJECT_PREFIX}[ -~]*", re.ASCII)
 
@@ -39,6 +44,21 @@ def static_keys(config: Config) -> Iterator[tuple[KeyPath, StaticKey]]:
 def knows_keys(config: Config) -> bool:
     """Say whether there is a key, or a source that may know some."""
     return any(static_keys(config)) or any(one.type != "static" for one in config.auth.pipeline)
+
+
+def is_open_to_all(config: Config) -> bool:
+    """Say whether the sample's key is taken from other machines."""
+    is_taken = config.auth.enabled and any(key.key == SAMPLE_KEY for _, key in static_keys(config))
+    return is_taken and not all(map(_is_of_this_machine, config.server.listen))
+
+
+def _is_of_this_machine(listen: str) -> bool:
+    if listen.startswith("unix:"):
+        return True
+    found = parse_listen(listen)
+    if found is None:
+        return "interface=127." in listen
+    return bool(found[0]) and ip_address(found[0]).is_loopback
 
 
 def check_keys(config: Config, findings: Findings) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmproxy.config.keys import static_keys
+from llmproxy.config.keys import is_open_to_all, static_keys
 from tests.config.conftest import Load, Problems
 
 BACKENDS = "backends: [{name: a, url: 'demo:'}]\n"
@@ -152,3 +152,22 @@ def test_keys_are_unique_over_all_lists(problems: Problems) -> None:
 def test_a_key_that_may_be_there_is_not_missed(problems: Problems, text: str) -> None:
     """Where its place is broken, only that is told."""
     assert len(problems(BACKENDS + text)) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "is_open"),
+    [
+        ("server: {listen: ':8000'}", True),
+        ("server: {listen: ['127.0.0.1:1', '10.0.0.7:8000']}", True),
+        ("server: {listen: '[::]:8000'}", True),
+        ("server: {listen: 'systemd:domain=INET:index=0'}", True),
+        ("server: {listen: 'tcp:8000'}", True),
+        ("server: {listen: ['127.0.0.1:1', '[::1]:1', 'unix:/run/x']}", False),
+        ("server: {listen: 'tcp:1:interface=127.0.0.1'}", False),
+    ],
+)
+def test_the_key_of_the_sample(load: Load, more: str, is_open: bool) -> None:
+    """It is good for this machine; with another key nobody is told anything."""
+    assert is_open_to_all(load(f"{keys('key: sk-demo')}{more}\n")) is is_open
+    assert not is_open_to_all(load(f"{keys('key: sk-demo2')}{more}\n"))
+    assert not is_open_to_all(load(f"{BACKENDS}auth: {{enabled: false}}\n{more}\n"))
