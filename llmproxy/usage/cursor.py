@@ -185,6 +185,10 @@ class Cursor:
             self._oldest_s = None
         self._save()
 
+    def keep_place(self) -> None:
+        """Write its place again; see `Pin`."""
+        self._save()
+
     def close(self) -> None:
         """Give no more; what was begun goes on at the next start, so it still holds its place."""
         if self._is_unsaved:

@@ -28,6 +28,9 @@ class Pin(Protocol):
     def skip_to(self, position: Position) -> None:
         """Go on at a later place: what was before it is deleted."""
 
+    def keep_place(self) -> None:
+        """Write its place again, if it keeps one in the part: the file of it was deleted."""
+
 
 class Part:
     """The files of one part, as they are when this is made.

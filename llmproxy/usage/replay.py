@@ -85,6 +85,9 @@ class Replay:
         """Go on at a later place, behind the batch that is under way; see `Pin`."""
         self.position = max(position, self.position)
 
+    def keep_place(self) -> None:
+        """Do nothing: a replay does not outlast its process; see `Pin`."""
+
     def close(self) -> None:
         """Give no more."""
         self._part.pins.remove(self)

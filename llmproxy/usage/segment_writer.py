@@ -18,13 +18,14 @@ class SegmentWriter:
     """Appends to the last file, and begins another when it is full.
 
     A file that was closed is not written again, but for an empty one: what a crash left at its end
-    stays there, and readers pass over it. What was appended is with the system: it survives the
-    process; `sync` forces it to the disk.
+    stays there, and readers pass over it; nor is one that somebody has deleted or moved away. What
+    was appended is with the system: it survives the process; `sync` forces it to the disk.
 
     Args:
         segments: The files.
         segment_bytes: From which size on another file is begun.
         write: Writes to a descriptor and says how much; for tests.
+        restore: Called before a file is opened: the directory may be gone.
 
     Attributes:
         files_made: How many files it has begun.
@@ -36,8 +37,10 @@ class SegmentWriter:
         *,
         segment_bytes: int,
         write: Callable[[int, bytes], int] = os.write,
+        restore: Callable[[], None] = lambda: None,
     ) -> None:
         self._segments = segments
+        self._restore = restore
         self._segment_bytes = segment_bytes
         self._write = write
         self._descriptor: int | None = None
@@ -86,13 +89,18 @@ class SegmentWriter:
 
     def _open(self) -> int:
         last = self._segments.last
-        if self._descriptor is not None:
-            if last is not None and last.size_bytes < self._segment_bytes:
+        if self._descriptor is not None and last is not None:
+            if not is_still(self._descriptor, last.path):
+                self._full.append(self._descriptor)
+                self._descriptor = None
+            elif last.size_bytes < self._segment_bytes:
                 return self._descriptor
+        if self._descriptor is not None:
             try:
                 return self._begin()
             except OSError:
                 return self._descriptor  # there may be room in it
+        self._restore()
         if last is not None and not last.size_bytes:
             self._descriptor = os.open(last.path, _FLAGS)
             return self._descriptor
@@ -119,3 +127,13 @@ class SegmentWriter:
             self._descriptor = None
             with suppress(OSError):
                 self._begin()
+
+
+def is_still(descriptor: int, path: str) -> bool:
+    """Say whether an open file is still the one of that name, as far as that can be seen."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True

@@ -10,6 +10,7 @@ import os
 import re
 from bisect import bisect_left
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 import attrs
@@ -163,7 +164,8 @@ class Segments:
         """
         oldest = self._segments[0]
         assert oldest is not self._segments[-1]
-        os.unlink(oldest.path)
+        with suppress(FileNotFoundError):  # somebody made room by hand
+            os.unlink(oldest.path)
         del self._segments[0]
         self.total_bytes -= oldest.size_bytes
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
+from errno import EBUSY
 from itertools import count
 
 from llmproxy.usage.damage import Damage
 from llmproxy.usage.part import Part
+from llmproxy.usage.segment_writer import is_still
 
 
 class Slot(Part):
@@ -33,6 +35,23 @@ class Slot(Part):
         self.damage = Damage(os.path.join(directory, "damaged"))
         super().__init__(directory, self.damage)
         self._lock = lock
+
+    def restore(self) -> None:
+        """Make it anew where somebody has deleted it, or its lock: it is still this process's.
+
+        Raises:
+            OSError: It cannot be made, or another process has taken it by now.
+        """
+        if is_still(self._lock, _lock_path(self.directory)):
+            return
+        os.makedirs(self.directory, 0o700, exist_ok=True)
+        lock = _locked(self.directory)
+        if lock is None:
+            raise OSError(EBUSY, "another process has taken it", self.directory)
+        os.close(self._lock)
+        self._lock = lock
+        for pin in self.pins:
+            pin.keep_place()
 
     def close(self) -> None:
         """Let others have it."""
@@ -60,16 +79,31 @@ def try_slot(directory: str) -> Slot | None:
     Raises:
         OSError: It cannot be used.
     """
-    lock = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return Slot(directory, lock)
-    except BlockingIOError:
-        os.close(lock)
+    lock = _locked(directory)
+    if lock is None:
         return None
+    try:
+        return Slot(directory, lock)
     except OSError:
         os.close(lock)
         raise
+
+
+def _lock_path(directory: str) -> str:
+    return os.path.join(directory, "lock")
+
+
+def _locked(directory: str) -> int | None:
+    """Lock a part; None: it is locked."""
+    lock = os.open(_lock_path(directory), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        if isinstance(error, BlockingIOError):
+            return None
+        raise
+    return lock
 
 
 def slot_directories(spool_dir: str) -> Iterator[str]:

@@ -89,7 +89,9 @@ class Spool(Service):
         self.max_bytes = settings.spool_max_size
         segment_bytes = min(SEGMENT_BYTES, self.max_bytes // _LEAST_FILES)
         self._block_bytes = min(_BLOCK_BYTES, segment_bytes)
-        self._writer = SegmentWriter(slot.segments, segment_bytes=segment_bytes, write=write)
+        self._writer = SegmentWriter(
+            slot.segments, segment_bytes=segment_bytes, write=write, restore=slot.restore
+        )
         self._retention = Retention(
             slot, max_bytes=self.max_bytes, keep_s=settings.spool_retention, now=now
         )

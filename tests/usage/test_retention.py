@@ -31,6 +31,9 @@ class FakePin:
         """Note a later place."""
         self.position = max(self.position, position)
 
+    def keep_place(self) -> None:
+        """Have none that is kept."""
+
 
 @pytest.fixture
 def clock() -> Clock:
@@ -197,3 +200,14 @@ def test_after_a_restart(slot: Slot, clock: Clock) -> None:
     assert numbers(again) == [1, 2, 3, 4]
     again.close()
     slot._lock = os.open(parent, os.O_RDONLY)  # what the fixture closes
+
+
+def test_a_file_that_somebody_has_deleted(slot: Slot, clock: Clock) -> None:
+    """It is no file of the spool any more, and keeps no other one from being tidied."""
+    slot.pins.append(FakePin(Position(4, 10, 5)))
+    (oldest, *_) = list(slot.segments)
+    os.unlink(oldest.path)
+    tidied = retention(slot, clock, max_bytes=20)
+    assert tidied.has_room(10)
+    assert numbers(slot) == [4]
+    assert slot.segments.total_bytes == 10

@@ -162,3 +162,19 @@ def test_a_new_file_that_cannot_be_made(
     assert files(tmp_path) == {"0": b"aaaa\nb\n"}
     writer.append(b"c\n", 1, 0.0)
     assert files(tmp_path) == {"0": b"aaaa\nb\n", "2": b"c\n"}
+
+
+def test_a_file_that_is_gone(make: Make, tmp_path: Path) -> None:
+    """Deleted, moved away or replaced: nothing more is written to it, and another one begins."""
+    writer = make()
+    writer.append(b"a\n", 1, 0.0)
+    (tmp_path / "0000000000000000.log").unlink()
+    writer.append(b"b\n", 1, 0.0)
+    (tmp_path / "0000000000000001.log").rename(tmp_path / "away")
+    writer.append(b"c\n", 1, 0.0)
+    (tmp_path / "0000000000000002.log").unlink()
+    (tmp_path / "0000000000000002.log").write_bytes(b"of somebody\n")
+    writer.append(b"d\n", 1, 0.0)
+    assert files(tmp_path) == {"2": b"of somebody\n", "3": b"d\n", "away": b"b\n"}
+    writer.synced(writer.unsynced())
+    assert len(writer.unsynced()) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -92,3 +93,22 @@ def test_all_parts_in_order(tmp_path: Path) -> None:
     for name in ("10", "2", "0", "dead-letters"):
         (tmp_path / name).mkdir()
     assert list(slot_directories(str(tmp_path))) == [str(tmp_path / n) for n in ("0", "2", "10")]
+
+
+def test_one_that_somebody_has_deleted(tmp_path: Path) -> None:
+    """It is made again, and still taken; what is there is left as it is."""
+    slot = take_slot(str(tmp_path))
+    slot.restore()
+    assert [path.name for path in (tmp_path / "0").iterdir()] == ["lock"]
+    shutil.rmtree(tmp_path / "0")
+    slot.restore()
+    assert try_slot(str(tmp_path / "0")) is None
+    os.unlink(tmp_path / "0" / "lock")
+    other = try_slot(str(tmp_path / "0"))
+    assert other is not None
+    with pytest.raises(OSError, match="another process has taken it"):
+        slot.restore()
+    other.close()
+    slot.restore()
+    assert try_slot(str(tmp_path / "0")) is None
+    slot.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from errno import EDQUOT, ENOSPC
@@ -376,3 +377,19 @@ def test_two_daemons_on_one_directory(tmp_path: Path) -> None:
     other.stop()
     assert sorted(os.listdir(tmp_path / "spool")) == ["0", "1"]
     assert take_slot(str(tmp_path / "spool")).segments.end.ordinal == 10
+
+
+def test_a_directory_that_somebody_has_deleted(tmp_path: Path) -> None:
+    """It is made again with the next record; a kill before the delivery loses nothing of that."""
+    world = World(tmp_path)
+    world.start()
+    world.spool.report(record("a"))
+    assert delivered(world) == ["a"]
+    shutil.rmtree(tmp_path / "spool")
+    world.spool.report(record("b"))
+    assert len(stored(tmp_path)) == 1
+    world.kill()
+    again = World(tmp_path)
+    again.start()
+    assert delivered(again) == ["b"]
+    again.kill()
