@@ -127,7 +127,7 @@ def number(minimum: float | None) -> Reader:
 
 def _not_below(minimum: float | None, read: float, value: Any) -> float:
     if minimum is not None and read < minimum:
-        raise WrongValueError(value, "is too small", f"at least {minimum:g}")
+        raise WrongValueError(value, "is too small", f"at least {minimum:.12g}")
     return read
 
 
@@ -138,7 +138,7 @@ def _in_units(name: str, unit: str, convert: Reader, minimum: float | None) -> R
         except ValueError as error:
             raise WrongValueError(value, f"is not a {name}", str(error)) from None
         if minimum is not None and read < minimum:
-            raise WrongValueError(value, "is too small", f"at least {minimum:g} {unit}")
+            raise WrongValueError(value, "is too small", f"at least {minimum:.12g} {unit}")
         return read
 
     return read_in_units

@@ -65,6 +65,7 @@ class Cursor:
         self._pending: Pending | None = None
         self._begun: Begun | None = None
         self._oldest_s: float | None = None
+        self._noticed_s: float | None = None  # when it was seen that there is something
         self._is_unsaved = False
         self.position = slot.segments.end
         try:
@@ -105,11 +106,14 @@ class Cursor:
 
     @property
     def oldest_s(self) -> float:
-        """How long the oldest of them has been waiting."""
-        return 0.0 if self._oldest_s is None else max(0.0, self._now() - self._oldest_s)
+        """How long the oldest of them has been waiting; at least, where it cannot be read."""
+        since_s = self._noticed_s if self._oldest_s is None else self._oldest_s
+        return 0.0 if since_s is None else max(0.0, self._now() - since_s)
 
     def is_due(self, limit: int, interval_s: float) -> bool:
         """Say whether there is a batch to deliver; see `BatchSource`."""
+        if self._noticed_s is None and self.backlog_records:
+            self._noticed_s = self._now()
         if self._pending is not None or self._begun is not None:
             return True
         end = self._slot.segments.end
@@ -119,6 +123,7 @@ class Cursor:
             first = self._slot.reader.read(self.position, end, kinds=self._kinds, limit=1)
             if not first.events:  # nothing for this one; the file says so with the next batch
                 self.position = first.end
+                self._noticed_s = None
                 self._is_unsaved = True
                 return False
             self._oldest_s = first.oldest_s
@@ -136,7 +141,7 @@ class Cursor:
             reading = self._slot.reader.read(self.position, end, kinds=self._kinds, limit=limit)
             if not reading.events:
                 self.position = reading.end if begun is None else max(reading.end, begun.end)
-                self._begun, self._oldest_s = None, None
+                self._begun = self._oldest_s = self._noticed_s = None
                 self._is_unsaved = True
                 return None
             if begun is None:
@@ -160,7 +165,7 @@ class Cursor:
     def done(self) -> None:
         """Go on; see `BatchSource`."""
         self.position = max(self._end, self.position)
-        self._pending = self._begun = self._oldest_s = None
+        self._pending = self._begun = self._oldest_s = self._noticed_s = None
         self._save()
 
     def skip_to(self, position: Position) -> None:
@@ -182,7 +187,7 @@ class Cursor:
         self.position = position
         self._begun = None
         if self._pending is None:
-            self._oldest_s = None
+            self._oldest_s = self._noticed_s = None
         self._save()
 
     def keep_place(self) -> None:

@@ -103,6 +103,7 @@ def test_a_key_that_was_misspelt_is_not_missing_too(problems: Problems) -> None:
         ("server: {listen: 8000}", '8000 is not an address; want ":8000"'),
         ("server: {max_connections: 0}", "0 is too small; want at least 1"),
         ("server: {max_header_bytes: 5}", "5 is too small; want at least 1024 bytes"),
+        ("usage: {spool_max_size: 1MiB}", '"1MiB" is too small; want at least 16777216 bytes'),
         (
             "server: {workers: many}",
             '"many" is not a whole number; want one of at least 1, or "au',

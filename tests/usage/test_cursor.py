@@ -254,3 +254,23 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
 
 def _refuse(*_: Any) -> None:
     raise OSError(28, "No space left on device")
+
+
+def test_the_age_of_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts from when it was seen that there is something, until that can be read."""
+    world = World(tmp_path)
+    report(world, "a")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.slot.reader, "read", refuse)
+        for _ in range(2):
+            with pytest.raises(PermissionError):
+                world.cursor.is_due(1, 5.0)
+            world.clock.advance(100)
+        assert world.cursor.oldest_s == 200
+    assert take(world.cursor) == ["a"]
+    world.cursor.done()
+    assert world.cursor.oldest_s == 0
