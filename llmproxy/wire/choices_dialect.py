@@ -142,7 +142,10 @@ class ChoicesDialect:
         """Take one choice in; return whether it has a finish reason."""
         index = index_of(choice, "index", position)
         message = fields_of(choice.get(message_key))
-        for place, call in enumerate(objects(message.get("tool_calls"))):
+        calls = message.get("tool_calls")
+        # Older releases of TGI send the one call that a piece is of, not a list.
+        calls = [calls] if isinstance(calls, dict) else objects(calls)
+        for place, call in enumerate(calls):
             name = text_of(fields_of(call.get("function")).get("name"))
             if name:
                 self._calls.setdefault((index, index_of(call, "index", place)), name)

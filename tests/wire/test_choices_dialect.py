@@ -44,6 +44,16 @@ def test_answers(answer: object, usage: Usage | None, size: int) -> None:
     assert (dialect.usage(), dialect.text_bytes) == (usage, size)
 
 
+def test_a_call_that_is_not_in_a_list() -> None:
+    """It counts as one that is."""
+    dialect = ChoicesDialect()
+    for function in ({"name": "f", "arguments": "{"}, {"name": "", "arguments": "}"}):
+        call = {"index": 0, "id": "", "type": "function", "function": function}
+        event = {"choices": [{"index": 0, "delta": {"tool_calls": call}}]}
+        dialect.take_event(json.dumps(event).encode())
+    assert dialect.tool_calls() == {"f": 1}
+
+
 def test_usage_alone() -> None:
     """The rest of an answer may be missing."""
     dialect = ChoicesDialect()
