@@ -86,6 +86,18 @@ class DeliveryFailed(LLMProxyError):
         self.retry_after_s = retry_after_s
 
 
+class EventsRefused(LLMProxyError):
+    """A receiver has a batch for good, but for some events that it will never take as it is.
+
+    Attributes:
+        events: Those.
+    """
+
+    def __init__(self, message: str, events: tuple[bytes, ...]) -> None:
+        super().__init__(message)
+        self.events = events
+
+
 class ReceiverGone(LLMProxyError):
     """A receiver wants nothing more, now or later."""
 

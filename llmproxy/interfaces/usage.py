@@ -50,8 +50,9 @@ class IUsageSink(Interface):
 
         Returns:
             A Deferred that fires when the receiver has the batch for good. It fails with
-            `DeliveryFailed` when the batch is to be tried again, with `ReceiverGone` when nothing
-            is ever to be tried again. Cancelling it leaves it open whether the batch came through.
+            `DeliveryFailed` when the batch is to be tried again, with `EventsRefused` when it has
+            all but some that need not be tried again, with `ReceiverGone` when nothing is ever to
+            be tried again. Cancelling it leaves it open whether the batch came through.
         """
 
 

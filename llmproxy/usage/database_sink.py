@@ -7,7 +7,8 @@ of drivers, of the spool, and of when batches come.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -15,10 +16,11 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from llmproxy.deliveries import Batch
-from llmproxy.errors import DeliveryFailed, StoreUnavailable, ValueRefused
+from llmproxy.errors import DeliveryFailed, EventsRefused, StoreUnavailable, ValueRefused
 from llmproxy.interfaces import IDatabase, IUsageSink
 from llmproxy.usage.batches import records_of
 from llmproxy.usage.record_table import COLUMNS, OURS, RecordTable, in_ascii
+from llmproxy.wire.usage_record import decode_record
 
 LARGEST_WRITE_BYTES: Final = 4 * 1024 * 1024
 """In one transaction, by the records' JSON: with requests' bodies, a batch may be far larger."""
@@ -65,36 +67,44 @@ class DatabaseSink:
             if not self._is_ready:
                 await self._prepare()
                 self._is_ready = True
+            refused: dict[str, str] = {}
             for part in _parts(rows):
-                await self._store(part)
+                await self._store(part, refused)
         except StoreUnavailable as error:
             self._is_ready = False
             raise DeliveryFailed(str(error)) from error
+        if events := tuple(_events_of(batch, refused)):
+            why = next(iter(refused.values()))
+            raise EventsRefused(f"the table {self._table.table} does not take them: {why}", events)
 
-    async def _store(self, rows: Sequence[Row]) -> None:
+    async def _store(self, rows: Sequence[Row], refused: dict[str, str]) -> None:
+        """Store rows, each alone where they are not taken together; note why some are not."""
         try:
             await self._database.write(self._insert, rows)
         except ValueRefused:
             # One value must not keep all others out. What is stored already is not stored again.
             for row in rows:
-                await self._store_alone(row)
+                if why := await self._store_alone(row):
+                    refused[row[0]] = why
 
-    async def _store_alone(self, row: Row) -> None:
+    async def _store_alone(self, row: Row) -> str:
+        """Store a row; say why that cannot be, if it cannot."""
+        why = ""
         for attempt in (row, in_ascii(row)):
             try:
                 await self._database.write(self._insert, (attempt,))
             except ValueRefused as error:
-                refused = error
+                why = str(error)
             else:
-                return
+                return ""
         self._log.error(
-            "reporter {name}: the table {table} does not take record {id}, which is left out: "
-            "{error}",
+            "reporter {name}: the table {table} does not take record {id}: {error}",
             name=self._name,
             table=self._table.table,
             id=row[0],
-            error=str(refused),
+            error=why,
         )
+        return why
 
     async def _prepare(self) -> None:
         """Make the table, or bring it on."""
@@ -140,6 +150,14 @@ class DatabaseSink:
 
     def _tell(self, what: str, **more: str) -> None:
         self._log.info("reporter {name}: " + what, name=self._name, table=self._table.table, **more)
+
+
+def _events_of(batch: Batch, ids: Collection[str]) -> Iterator[bytes]:
+    """Give the events of the records of these ids."""
+    for event in batch.events:
+        with suppress(ValueError):  # it is no record, and was told of
+            if decode_record(event).id in ids:
+                yield event
 
 
 def _parts(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:

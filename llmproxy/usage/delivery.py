@@ -10,6 +10,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Final, Literal
 
+import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
@@ -18,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from llmproxy.deliveries import DeadLetter
-from llmproxy.errors import DeliveryFailed, ReceiverGone
+from llmproxy.errors import DeliveryFailed, EventsRefused, ReceiverGone
 from llmproxy.rounds import Rounds
 from llmproxy.usage.dead_letters import DeadLetters
 from llmproxy.usage.receiver import Receiver
@@ -188,6 +189,11 @@ class Delivery(Service):
                         raise
             except CancelledError:
                 raise
+            except EventsRefused as error:
+                reason = str(error)
+                if await self._bury(pending, reason, error.events):
+                    self._took(len(pending.batch.events) - len(error.events))
+                    return True
             except DeliveryFailed as error:
                 reason = str(error)
             except Exception as error:  # noqa: BLE001 - it stays in the spool, whatever it is
@@ -195,12 +201,13 @@ class Delivery(Service):
                 reason = str(error) or type(error).__name__
             else:
                 self.source.done()
-                receiver.took(len(pending.batch.events))
-                self.delivered_records += len(pending.batch.events)
+                self._took(len(pending.batch.events))
                 return True
             self.source.failed()
             receiver.failed(reason)
-            if self._is_hopeless(pending) and await self._bury(pending, reason):
+            if self._is_hopeless(pending) and await self._bury(
+                pending, reason, pending.batch.events
+            ):
                 return True
             if self._is_ending:
                 self._has_tried_last = True
@@ -221,10 +228,15 @@ class Delivery(Service):
         limit_s = self._policy.give_up_after_s
         return limit_s > 0 and self._now() - pending.first_try_s - pending.away_s >= limit_s
 
-    async def _bury(self, pending: Pending, reason: str) -> bool:
-        """Make a batch a dead letter; False: that cannot be done now."""
+    def _took(self, events: int) -> None:
+        if events:
+            self._receiver.took(events)
+            self.delivered_records += events
+
+    async def _bury(self, pending: Pending, reason: str, events: tuple[bytes, ...]) -> bool:
+        """Make events of a batch a dead letter, and go on; False: that cannot be done now."""
         letter = DeadLetter(
-            batch=pending.batch,
+            batch=attrs.evolve(pending.batch, events=events),
             given_up_at_s=self._now(),
             first_try_at_s=pending.first_try_s,
             tries=pending.tries,

@@ -14,7 +14,7 @@ from zope.interface.verify import verifyObject
 
 from llmproxy.config.setting import Duration
 from llmproxy.deliveries import Batch
-from llmproxy.errors import DeliveryFailed
+from llmproxy.errors import DeliveryFailed, EventsRefused
 from llmproxy.interfaces import IUsageSink
 from llmproxy.stores.databases import SqlDatabase
 from llmproxy.usage.database_sink import LARGEST_WRITE_BYTES, DatabaseSink
@@ -374,13 +374,16 @@ class PostgresSinkTests(_OnServer, DatabaseCase):
         ]
 
     async def test_a_column_made_narrower(self) -> None:
-        """A record that it cannot hold is told in the log, and the others are stored."""
+        """A record that it cannot hold is given back, and the others are stored."""
         sink = self.fresh()
         await sink.deliver(batch([record(0)]))
         self.execute(f"ALTER TABLE {TABLE} ALTER COLUMN model TYPE VARCHAR(10)")
-        await sink.deliver(batch([record(1), record(2, model="m" * 11), record(3)]))
+        mixed = batch([record(1), record(2, model="m" * 11), record(3)])
+        refused = await self.assertFailure(sink.deliver(mixed), EventsRefused)
+        assert refused.events == mixed.events[1:2]
+        assert str(refused).startswith("the table usage_records does not take them: a value is")
         assert len(await self.stored()) == 3
-        assert self.lines("does not take record rec-000002, which is left out")
+        assert self.lines("does not take record rec-000002: a value is refused")
 
 
 class MariaSinkTests(_OnServer, DatabaseCase):

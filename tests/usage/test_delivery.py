@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
 
 from llmproxy.config.setting import Duration
-from llmproxy.errors import DeliveryFailed, ReceiverGone
+from llmproxy.errors import DeliveryFailed, EventsRefused, ReceiverGone
 from llmproxy.usage.delivery import FLUSH_S
 from llmproxy.values import UsageRecord
 from tests.stores.logged import Logged
@@ -248,6 +248,28 @@ def test_a_delivery_that_is_hopeless(tmp_path: Path) -> None:
     world.sink.error = None
     world.pump(60)
     assert ids_of(world.sink.taken) == [f"r{n}" for n in range(100, 150)]
+    world.stop()
+
+
+def test_events_that_are_refused(tmp_path: Path) -> None:
+    """They alone are a dead letter, at once; the others are delivered."""
+    world = started(tmp_path)
+    names = report(world, 100)
+    event = b'{"id":"r7"}'
+    world.sink.error = EventsRefused("the table does not take them", (event,))
+    world.pump(1)
+    assert (world.receiver.dead_letters, world.receiver.delivered_records) == (1, 99)
+    assert world.delivery.delivered_records == 99
+    resent = world.dead_letters.claim("billing", world.clock.seconds)
+    assert (sent := resent.take(1)) is not None
+    assert sent.batch.events == (event,)
+    resent.close()
+    world.sink.error = EventsRefused("nor these", world.sink.tries[0].events)
+    report(world, 100, "s")
+    world.pump(1)
+    assert (world.receiver.dead_letters, world.receiver.delivered_records) == (2, 99)
+    assert len(world.sink.tries) == 2
+    assert ids_of(world.sink.tries)[:100] == names
     world.stop()
 
 
