@@ -106,8 +106,16 @@ class KeyFilter:
 
 @attrs.frozen
 class SyncCounts:
-    """What a synchronisation of keys has changed."""
+    """What a synchronisation of keys has changed.
+
+    Attributes:
+        created: How many keys it made.
+        updated: How many it changed.
+        deleted: How many it deleted.
+        begun: By their ids, the quotas of those made or changed that begin above nothing.
+    """
 
     created: int = 0
     updated: int = 0
     deleted: int = 0
+    begun: Mapping[str, Quota] = attrs.field(factory=dict, eq=False)

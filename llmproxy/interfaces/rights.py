@@ -77,6 +77,7 @@ class ILimiter(Interface):
     def quota_used(quotas: Mapping[str, Quota]) -> Deferred[Mapping[str, int]]:
         """Say by key id how many tokens are used in the running period.
 
+        Counting begins for those that were not met: ``used_before`` counts in this period only.
         Fails with `StoreUnavailable`.
         """
 

@@ -157,6 +157,9 @@ class QuotaLedger:
     async def used(self, quotas: Mapping[str, Quota]) -> Mapping[str, int]:
         """Say by key id how many tokens are used in the running period; see `ILimiter`."""
         now_s = self._now()
+        if self._store is None:
+            found = {key_id: self.find(key_id, quota, now_s) for key_id, quota in quotas.items()}
+            return {key_id: one.used for key_id, one in found.items() if one is not None}
         met = {key_id: self._met(key_id, quota, now_s) for key_id, quota in quotas.items()}
         starts = {
             key_id: (period_start_s(quota.period, now_s), quota.used_before)
@@ -164,11 +167,6 @@ class QuotaLedger:
             else (counter.starts_s, counter.start)
             for key_id, quota in quotas.items()
         }
-        if self._store is None:
-            return {
-                key_id: start if counter is None else counter.used
-                for (key_id, counter), (_, start) in zip(met.items(), starts.values(), strict=True)
-            }
         if not quotas:
             return {}
         await self._lock.acquire()

@@ -359,15 +359,20 @@ return reply
 QUOTA_USED: Final = (
     _PRELUDE
     + """
--- KEYS: counters. ARGV: now, then for each key its period and used_before. Gives what is used.
+-- KEYS: counters. ARGV: now, then for each key its period and used_before. Gives what is used. A
+-- counter that is to begin above nothing begins, or else it would in a later period; if Redis
+-- refuses to write, it does not.
 local now, reply = clock(ARGV[1]), {}
 for i, counter in ipairs(KEYS) do
-  reply[i] = whole((counted(counter, ARGV[2 * i], tonumber(ARGV[2 * i + 1]), now)))
+  local before = tonumber(ARGV[2 * i + 1])
+  local used, start, finish, fresh = counted(counter, ARGV[2 * i], before, now)
+  if fresh and before > 0 then pcall(count, counter, used, start, finish, before, now) end
+  reply[i] = whole(used)
 end
 return reply
 """
 )
-"""Says what is used of many quotas."""
+"""Says what is used of many quotas, and has the counting of them begin."""
 
 SET_QUOTA_USED: Final = (
     _PRELUDE

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import attrs
 
+from llmproxy.entitlements import Quota
 from llmproxy.errors import KeyExists
 from llmproxy.key_records import KeyFilter, StoredKey, SyncCounts
 from llmproxy.stores.key_rows import COLUMNS, from_row, to_row
@@ -138,19 +139,27 @@ def sync(
             delete(connection, key_id)
     created: set[str] = set()
     updated: set[str] = set()
+    begun: dict[str, Quota] = {}
     for key, stored in found:
         if stored is None:
-            created.add(insert(connection, key).record.id)
-            continue
-        wanted = attrs.evolve(
-            key,
-            record=attrs.evolve(key.record, id=stored.record.id),
-            created_at_s=stored.created_at_s,
-        )
-        if to_row(wanted)[:-1] != to_row(stored)[:-1]:  # all but the time of the change
+            wanted = insert(connection, key)
+            created.add(wanted.record.id)
+        else:
+            wanted = attrs.evolve(
+                key,
+                record=attrs.evolve(key.record, id=stored.record.id),
+                created_at_s=stored.created_at_s,
+            )
+            if to_row(wanted)[:-1] == to_row(stored)[:-1]:  # all but the time of the change
+                continue
             replace(connection, wanted)
             updated.add(stored.record.id)
-    counts = SyncCounts(created=len(created), updated=len(updated), deleted=len(deleted))
+        quota = wanted.record.quota
+        if quota is not None and quota.used_before:
+            begun[wanted.record.id] = quota
+    counts = SyncCounts(
+        created=len(created), updated=len(updated), deleted=len(deleted), begun=begun
+    )
     return counts, created | updated | deleted
 
 

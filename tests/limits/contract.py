@@ -598,6 +598,15 @@ class QuotaContract:
         await take(rig, demand(key("one", quota=one), tokens=100))
         assert await rig.limiter.quota_used({}) == {}
 
+    async def test_asking_begins(self: MakesRigs) -> None:
+        """What a key brings with it counts in the period in which it is asked for, no later."""
+        rig = await self.make_rig(RateLimit(), now_s=START_S + DAY_S - 1)
+        quotas = {"a": Quota(100, "daily", used_before=100), "b": Quota(100, used_before=7)}
+        assert await rig.limiter.quota_used(quotas) == {"a": 100, "b": 7}
+        rig.advance(1.0)
+        await settle(rig, await take(rig, demand(key("a", quota=quotas["a"]), tokens=10)), 10)
+        assert await rig.limiter.quota_used(quotas) == {"a": 10, "b": 7}
+
     async def test_setting_again(self: MakesRigs) -> None:
         """What was set to nothing starts from nothing, not from ``used_before``."""
         rig = await self.make_rig(RateLimit())

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from hashlib import sha256
+from typing import Any
 
 import attrs
 import pytest
 
+from llmproxy.entitlements import Quota
 from llmproxy.errors import KeyExists
 from llmproxy.key_records import KeyFilter, KeyRecord, StoredKey, SyncCounts
 from llmproxy.stores import key_table
@@ -26,10 +28,10 @@ def connection() -> Iterator[sqlite3.Connection]:
     connection.close()
 
 
-def key(key_id: str, text: str = "", at_s: float = 1.0, **fields: str) -> StoredKey:
+def key(key_id: str, text: str = "", at_s: float = 1.0, **fields: Any) -> StoredKey:
     """Make a key whose digest hangs on a text, or on its id."""
     return StoredKey(
-        record=KeyRecord(id=key_id, **fields),  # type: ignore[arg-type]
+        record=KeyRecord(id=key_id, **fields),
         prefix="sk-",
         digest=sha256((text or key_id).encode()).digest(),
         created_at_s=at_s,
@@ -193,6 +195,15 @@ def test_sync_fully(connection: sqlite3.Connection) -> None:
     assert (counts, changed) == (SyncCounts(created=1, deleted=2), {"a", "c", "d"})
     assert listed(connection) == ["d", "b"]
     assert sync(connection, full=True) == (SyncCounts(deleted=2), {"b", "d"})
+
+
+def test_sync_tells_what_was_used_before(connection: sqlite3.Connection) -> None:
+    """Of keys that are new or change; not of those that begin at nothing."""
+    used, unused = Quota(9, "monthly", used_before=5), Quota(9)
+    key_table.insert(connection, key("a"))
+    key_table.insert(connection, key("b", quota=used))
+    given = key("a", quota=used), key("b", quota=used), key("c", quota=used), key("d", quota=unused)
+    assert sync(connection, *given)[0].begun == {"a": used, "c": used}
 
 
 def test_sync_by_the_key_itself(connection: sqlite3.Connection) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import UNSET, UnsetType
+from twisted.logger import Logger
 
-from llmproxy.errors import KeyExists
+from llmproxy.entitlements import Quota
+from llmproxy.errors import KeyExists, StoreUnavailable
 from llmproxy.interfaces import IKeyStore, ILimiter
 from llmproxy.key_records import KeyDraft, KeyRecord, StoredKey
 from llmproxy.limits.periods import period_end_s
@@ -47,6 +49,8 @@ class KeyOperations:
         in_thread: Makes drafts of many keys.
     """
 
+    _log = Logger()
+
     def __init__(
         self,
         keys: IKeyStore,
@@ -79,6 +83,8 @@ class KeyOperations:
         # Whatever fails from here on would lose the key: nobody else is asked any more.
         quota = stored.record.quota
         used = {stored.record.id: quota.used_before} if quota is not None else {}
+        if quota is not None and quota.used_before:
+            await self._begin({stored.record.id: quota})
         return Done(
             "The key is created. This is the only time that it is shown.",
             self._shown(stored, used, whole_key=draft.key),
@@ -141,10 +147,22 @@ class KeyOperations:
             f"synchronised keys ({mode}): {counts.created} created, "
             f"{counts.updated} updated, {counts.deleted} deleted"
         )
+        await self._begin(counts.begun)
         return Done(
             "The keys are synchronised.",
             KeysSynced(created=counts.created, updated=counts.updated, deleted=counts.deleted),
         )
+
+    async def _begin(self, quotas: Mapping[str, Quota]) -> None:
+        """Have what is used already count in this period, whenever the keys are met first."""
+        ids = list(quotas)
+        for first in range(0, len(ids), MANY_KEYS):
+            some = {key_id: quotas[key_id] for key_id in ids[first : first + MANY_KEYS]}
+            try:
+                await self._limiter.quota_used(some)
+            except StoreUnavailable as error:
+                self._log.warn("of what keys have used, some may count later: {error}", error=error)
+                return
 
     async def _find(self, key_id: str | UnsetType, key: str | UnsetType) -> StoredKey:
         if isinstance(key_id, str):

@@ -169,7 +169,9 @@ class MemoryKeys:
         deleted = [key_id for key_id in self.kept if key_id not in seen] if full else []
         for key_id in deleted:
             del self.kept[key_id]
-        return SyncCounts(len(seen) - updated, updated, len(deleted))
+        quotas = {key_id: self.kept[key_id].record.quota for key_id in seen}
+        begun = {key_id: quota for key_id, quota in quotas.items() if quota and quota.used_before}
+        return SyncCounts(len(seen) - updated, updated, len(deleted), begun)
 
 
 def _digest(key: str) -> bytes:
@@ -194,11 +196,13 @@ class FakeLimiter:
     Attributes:
         outage: Whether it answers.
         used: By key id.
+        asked: The key ids that it was asked for, in order.
     """
 
     def __init__(self) -> None:
         self.outage = Outage()
         self.used: dict[str, int] = {}
+        self.asked: list[str] = []
 
     def acquire(self, demand: Demand) -> Deferred[IGrant]:
         """Refuse: nobody asks for it here."""
@@ -210,6 +214,7 @@ class FakeLimiter:
 
     def quota_used(self, quotas: Mapping[str, Quota]) -> Deferred[Mapping[str, int]]:
         """Give what is used."""
+        self.asked += quotas
         return self.outage.give(
             lambda: {
                 key_id: self.used.get(key_id, quota.used_before) for key_id, quota in quotas.items()

@@ -267,6 +267,26 @@ def test_an_export_can_be_synchronised() -> None:
     assert other.done(GET, {"key": "abcdefghi"})["name"] == "Ada"
 
 
+def test_what_was_used_before_counts_at_once() -> None:
+    """The limiter hears of it when a key comes, not when the key is used in a later month."""
+    tree = AdminTree()
+    budget = {"total_quota": 9, "used_quota": 5, "quota_reset_period": "monthly"}
+    made = tree.done(CREATE, {"key": "key-number-0", **budget})
+    assert tree.limiter.asked == [made["id"]]
+    tree.done(CREATE, {"key": "key-number-1", "total_quota": 9})
+    keys = [{"key": f"key-number-{number}", **budget} for number in range(2, 300)]
+    tree.done(SYNC, {"keys": keys, "mode": "incremental"})
+    assert len(set(tree.limiter.asked)) == len(tree.limiter.asked) == 299
+
+
+def test_a_key_is_shown_though_its_use_cannot_be_told() -> None:
+    """It is made, and nobody can ask for it again."""
+    tree = AdminTree()
+    tree.limiter.outage.down = True
+    assert tree.done(CREATE, {"total_quota": 9, "used_quota": 5})["key"]
+    tree.done(SYNC, {"keys": [{"key": "key-number-1", "total_quota": 9, "used_quota": 5}]})
+
+
 def test_many_keys() -> None:
     """They are read and prepared in another thread; a few are not worth it."""
     tree = AdminTree()
