@@ -77,12 +77,14 @@ class KeyDraft:
         key: The key itself; empty: ``digest`` and ``prefix`` are given.
         digest: As in `StoredKey`, of a key that only another store has seen.
         prefix: As in `StoredKey`.
+        says_status: Whether the record's status is meant; else a stored key keeps its own.
     """
 
     record: KeyRecord
     key: str = attrs.field(default="", repr=False)
     digest: bytes = attrs.field(default=b"", repr=False)
     prefix: str = ""
+    says_status: bool = True
 
 
 @attrs.frozen(kw_only=True)

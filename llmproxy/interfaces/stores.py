@@ -45,7 +45,8 @@ class IKeyStore(Interface):
         """Make the stored keys what the drafts say, all or nothing.
 
         A draft is of a stored key when their keys (or, with a given id, their ids) are the same;
-        that one is replaced, its id and creation time kept. Fails with `KeyExists` when two drafts
+        that one is replaced, its id and creation time kept, and its status if the draft says none.
+        Fails with `KeyExists` when two drafts
         are of the same key.
 
         Args:

@@ -192,7 +192,12 @@ class SqliteKeyStore(Service):
         def work(connection: sqlite3.Connection) -> tuple[SyncCounts, set[str]]:
             # Here, for it takes long when they are many; meanwhile streams go on.
             keys = [(self._stored(draft), bool(draft.record.id)) for draft in drafts]
-            return key_table.sync(connection, keys, full=full)
+            keep_status = {
+                key.digest
+                for (key, _), draft in zip(keys, drafts, strict=True)
+                if not draft.says_status
+            }
+            return key_table.sync(connection, keys, full=full, keep_status=keep_status)
 
         return self._write(work)
 

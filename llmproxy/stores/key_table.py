@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import attrs
@@ -108,7 +108,11 @@ def page(connection: sqlite3.Connection, wanted: KeyFilter) -> tuple[Sequence[St
 
 
 def sync(
-    connection: sqlite3.Connection, keys: Sequence[tuple[StoredKey, bool]], *, full: bool
+    connection: sqlite3.Connection,
+    keys: Sequence[tuple[StoredKey, bool]],
+    *,
+    full: bool,
+    keep_status: Collection[bytes] = (),
 ) -> tuple[SyncCounts, set[str]]:
     """Make the stored keys what these say.
 
@@ -116,6 +120,7 @@ def sync(
         connection: The connection.
         keys: Each with whether its id was given, and not just made up.
         full: Whether all other keys are deleted.
+        keep_status: The digests of those that keep the status that is stored.
 
     Returns:
         How many were changed, and their ids.
@@ -145,9 +150,10 @@ def sync(
             wanted = insert(connection, key)
             created.add(wanted.record.id)
         else:
+            status = (stored if key.digest in keep_status else key).record.status
             wanted = attrs.evolve(
                 key,
-                record=attrs.evolve(key.record, id=stored.record.id),
+                record=attrs.evolve(key.record, id=stored.record.id, status=status),
                 created_at_s=stored.created_at_s,
             )
             if to_row(wanted)[:-1] == to_row(stored)[:-1]:  # all but the time of the change

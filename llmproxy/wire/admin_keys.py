@@ -232,7 +232,10 @@ class ListKeys(Request, kw_only=True, forbid_unknown_fields=True):
 
 
 class SyncKey(KeyFields, kw_only=True, forbid_unknown_fields=True):
-    """One key of ``/admin/keys/sync``: the key itself, or what ``include_hash`` showed of it."""
+    """One key of ``/admin/keys/sync``: the key itself, or what ``include_hash`` showed of it.
+
+    A key that is stored already keeps its status where none is given.
+    """
 
     id: KeyId | UnsetType | None = UNSET
     key: KeyText | UnsetType = UNSET

@@ -96,10 +96,13 @@ def draft_to_sync(entry: SyncKey, number: int) -> KeyDraft:
         InvalidBody: The fields do not go together.
     """
     record = changed(KeyRecord(id=entry.id or ""), entry, f"keys[{number}].")
+    says_status = entry.status is not UNSET
     if entry.key_hash is UNSET:
-        return KeyDraft(record=record, key=entry.key or "")
+        return KeyDraft(record=record, key=entry.key or "", says_status=says_status)
     digest = bytes.fromhex(entry.key_hash or "")
-    return KeyDraft(record=record, digest=digest, prefix=entry.prefix or "")
+    return KeyDraft(
+        record=record, digest=digest, prefix=entry.prefix or "", says_status=says_status
+    )
 
 
 def filter_of(request: ListKeys) -> KeyFilter:

@@ -214,6 +214,17 @@ class ContractTests(KeyStoreTestCase):
             seen.extend(key.record.id for key in keys)
         assert seen == [f"k{number}" for number in reversed(range(2000))]
 
+    async def test_sync_enables_nothing_unsaid(self) -> None:
+        """A disabled key stays so, until a draft says another status."""
+        store = self.store()
+        await store.create(draft("sk-one-one", id="a", status="disabled"))
+        unsaid = attrs.evolve(draft("sk-one-one"), says_status=False)
+        for given, status in ((unsaid, "disabled"), (draft("sk-one-one"), "active")):
+            await store.sync([given], full=True)
+            stored = await store.get("a")
+            assert stored is not None
+            assert stored.record.status == status
+
     async def test_sync(self) -> None:
         """Drafts with and without ids; the same again changes nothing and tells nothing."""
         store = self.store()

@@ -197,6 +197,17 @@ def test_sync_fully(connection: sqlite3.Connection) -> None:
     assert sync(connection, full=True) == (SyncCounts(deleted=2), {"b", "d"})
 
 
+def test_sync_keeps_a_status(connection: sqlite3.Connection) -> None:
+    """A key that was disabled is not enabled by a list that says nothing of it."""
+    for key_id in ("a", "b"):
+        key_table.insert(connection, key(key_id, status="disabled"))
+    given = [(key(key_id, name="A"), True) for key_id in ("a", "b", "c")]
+    keep = {key(key_id).digest for key_id in ("a", "c")}
+    key_table.sync(connection, given, full=True, keep_status=keep)
+    stored = [key_table.by_id(connection, key_id) for key_id in ("a", "b", "c")]
+    assert [one and one.record.status for one in stored] == ["disabled", "active", "active"]
+
+
 def test_sync_tells_what_was_used_before(connection: sqlite3.Connection) -> None:
     """Of keys that are new or change; not of those that begin at nothing."""
     used, unused = Quota(9, "monthly", used_before=5), Quota(9)

@@ -175,8 +175,10 @@ def test_drafts() -> None:
     entries = [{"key": "abcdef", "id": None}, {"key_hash": digest, "prefix": "sk-", "id": "key_9"}]
     sync = read_request(json.dumps({"keys": entries}).encode(), SyncKeys)
     assert [draft_to_sync(entry, n) for n, entry in enumerate(sync.keys)] == [
-        KeyDraft(record=KeyRecord(id=""), key="abcdef"),
-        KeyDraft(record=KeyRecord(id="key_9"), digest=b"\xab" * 32, prefix="sk-"),
+        KeyDraft(record=KeyRecord(id=""), key="abcdef", says_status=False),
+        KeyDraft(
+            record=KeyRecord(id="key_9"), digest=b"\xab" * 32, prefix="sk-", says_status=False
+        ),
     ]
     entries = [{"key": "abcdef"}, {"key": "ghijkl", "used_quota": 5}]
     sync = read_request(json.dumps({"keys": entries}).encode(), SyncKeys)
