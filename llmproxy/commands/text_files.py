@@ -22,7 +22,7 @@ def read_text(file: str, *, called: str = "", stdin: bool = True) -> str:
     shown = f"{called} {file}".lstrip()
     try:
         if stdin and file == "-":
-            return sys.stdin.read()
+            return sys.stdin.read().removeprefix("\ufeff")
         return Path(file).read_text("utf-8-sig")
     except UnicodeDecodeError:
         raise click.UsageError(f"{shown} is not UTF-8 text") from None

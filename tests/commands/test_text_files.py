@@ -15,7 +15,7 @@ def test_a_file_and_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """A byte order mark is no part of a text; a dash is a file where input is not meant."""
     (tmp_path / "a").write_bytes(b"\xef\xbb\xbfh\xc3\xa9")
     assert read_text(str(tmp_path / "a")) == "hé"
-    monkeypatch.setattr("sys.stdin", io.StringIO("typed"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("\ufefftyped"))
     assert read_text("-") == "typed"
     monkeypatch.chdir(tmp_path)
     (tmp_path / "-").write_text("a file")
