@@ -22,6 +22,7 @@ from llmproxy.interfaces import (
     ILimiter,
     IRouter,
 )
+from llmproxy.proxy.meter import NOTHING_COUNTED, NOTHING_GENERATED
 from llmproxy.values import Demand, ModelRoute, Principal, RequestFacts
 from llmproxy.wire.estimate import estimate_prompt, longest_answer
 from llmproxy.wire.facts import read_facts
@@ -36,7 +37,7 @@ class Admitted:
         body: Counts against the budget until `Admission.release`.
         body_bytes: Its size, still known after the release.
         prompt_tokens: An estimate of its prompt.
-        tokens: That, and its longest answer.
+        tokens: That, and its longest answer where one is generated.
         grant: What the limits gave; to be settled.
     """
 
@@ -117,7 +118,9 @@ class Admission:
         admitted.facts = facts = read_facts(admitted.body)
         admitted.route = route = self.router.route(facts.model, principal)
         admitted.prompt_tokens = prompt_tokens = estimate_prompt(admitted.body_bytes, route.context)
-        admitted.tokens = tokens = prompt_tokens + longest_answer(facts.max_tokens, route.output)
+        answers = request.path not in NOTHING_GENERATED and request.path not in NOTHING_COUNTED
+        answer_tokens = longest_answer(facts.max_tokens, route.output) if answers else 0
+        admitted.tokens = tokens = prompt_tokens + answer_tokens
         admitted.grant = await self.limiter.acquire(Demand(principal, route.model_id, tokens))
 
     def release(self, admitted: Admitted) -> None:

@@ -27,6 +27,7 @@ class _Body(msgspec.Struct):
     stream_options: msgspec.Raw = _ABSENT
     max_tokens: msgspec.Raw = _ABSENT
     max_completion_tokens: msgspec.Raw = _ABSENT
+    max_output_tokens: msgspec.Raw = _ABSENT
 
 
 class _UsualOptions(msgspec.Struct):
@@ -41,6 +42,7 @@ class _Usual(msgspec.Struct):
     stream_options: _UsualOptions | None = None
     max_tokens: msgspec.Raw = _ABSENT
     max_completion_tokens: msgspec.Raw = _ABSENT
+    max_output_tokens: msgspec.Raw = _ABSENT
 
 
 class _StreamOptions(msgspec.Struct):
@@ -64,7 +66,8 @@ def read_facts(body: bytes) -> RequestFacts:
         body: The whole body, without any content coding.
 
     Returns:
-        The facts; ``max_completion_tokens`` stands before the older ``max_tokens``.
+        The facts; ``max_completion_tokens`` stands before the older ``max_tokens``, and both before
+        ``max_output_tokens``, which is the Responses API's.
 
     Raises:
         InvalidJson: The body is not JSON (RFC 8259) in UTF-8.
@@ -81,12 +84,11 @@ def read_facts(body: bytes) -> RequestFacts:
     if not usual.model:
         return _read_unusual(body)
     options = usual.stream_options
-    tokens = _tokens(usual.max_completion_tokens)
     return RequestFacts(
         usual.model,
         usual.stream or False,
         options.include_usage if options is not None else None,
-        _tokens(usual.max_tokens) if tokens is None else tokens,
+        _longest(usual),
     )
 
 
@@ -105,12 +107,11 @@ def _read_unusual(body: bytes) -> RequestFacts:
     except RecursionError:
         raise InvalidBody("The request body is nested too deeply.") from None
     stream = _flag(read.stream, "stream")
-    tokens = _tokens(read.max_completion_tokens)
     return RequestFacts(
         model=_model(read.model),
         stream=bool(stream),
         include_usage=_include_usage(read.stream_options),
-        max_tokens=_tokens(read.max_tokens) if tokens is None else tokens,
+        max_tokens=_longest(read),
     )
 
 
@@ -171,6 +172,13 @@ def _include_usage(raw: msgspec.Raw) -> bool | None:
             msgspec.Raw(json.dumps(json.loads(value).get("include_usage"))),
         )
     return _flag(options.include_usage, "stream_options.include_usage")
+
+
+def _longest(read: _Body | _Usual) -> int | None:
+    tokens = _tokens(read.max_completion_tokens)
+    if tokens is None:
+        tokens = _tokens(read.max_tokens)
+    return _tokens(read.max_output_tokens) if tokens is None else tokens
 
 
 def _tokens(raw: msgspec.Raw) -> int | None:

@@ -101,6 +101,15 @@ def test_limits_are_asked_last() -> None:
     assert grant.demand == Demand(admitted.principal, "m", 116)
 
 
+@pytest.mark.parametrize("path", [b"/v1/embeddings", b"/v1/rerank", b"/v1/score", b"/tokenize"])
+def test_nothing_is_reserved_for_answers_that_nobody_generates(path: bytes) -> None:
+    """Or a few embeddings at once would use a whole minute's tokens up."""
+    rig = Rig()
+    admit(rig, FakeRequest(b'{"model": "m", "max_tokens": 1000}', path=path))
+    (grant,) = rig.limiter.grants
+    assert grant.demand.tokens == 9
+
+
 def test_what_the_limits_refuse() -> None:
     """It is the answer, and what became known stays known."""
     rig = Rig()

@@ -39,6 +39,8 @@ from tests import recorded
         ),
         (b'{"model":"a","max_tokens":7}', RequestFacts("a", max_tokens=7)),
         (b'{"model":"a","max_completion_tokens":8}', RequestFacts("a", max_tokens=8)),
+        (b'{"model":"a","max_output_tokens":9}', RequestFacts("a", max_tokens=9)),
+        (b'{"model":"a","max_output_tokens":9,"max_tokens":7}', RequestFacts("a", max_tokens=7)),
         (
             b'{"model":"a","max_tokens":7,"max_completion_tokens":8}',
             RequestFacts("a", max_tokens=8),
