@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from typing import NoReturn
+from collections.abc import Iterable
+from itertools import product
+from typing import Annotated, NoReturn
 
 import msgspec
 
@@ -34,10 +36,23 @@ class _UsualOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
-class _Usual(msgspec.Struct):
+_MODEL = "model"
+_Nothing = Annotated[int, msgspec.Meta(gt=0, lt=0)]
+_Lookalikes = msgspec.defstruct(
+    "_Lookalikes",
+    [
+        (name, _Nothing, 0)
+        for name in map("".join, product(*zip(_MODEL, _MODEL.upper(), strict=True)))
+        if name != _MODEL
+    ],
+)
+"""Go's parsers (Ollama) read these as ``model`` as well: no value is right for them."""
+
+
+class _Usual(_Lookalikes):  # type: ignore[misc, valid-type]
     """The same keys, as every sane client spells them: read in one go."""
 
-    model: str
+    model: str = ""
     stream: bool | None = None
     stream_options: _UsualOptions | None = None
     max_tokens: msgspec.Raw = _ABSENT
@@ -51,6 +66,7 @@ class _StreamOptions(msgspec.Struct):
 
 _BODY = msgspec.json.Decoder(_Body)
 _USUAL = msgspec.json.Decoder(_Usual)
+_KEYS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _STREAM_OPTIONS = msgspec.json.Decoder(_StreamOptions)
 _FLAGS = {b"true": True, b"false": False, b"null": None}
 _TOKENS = re.compile(rb"[0-9]{1,15}")
@@ -71,8 +87,8 @@ def read_facts(body: bytes) -> RequestFacts:
 
     Raises:
         InvalidJson: The body is not JSON (RFC 8259) in UTF-8.
-        InvalidBody: It is not an object, or one of the keys read is of the wrong kind; ``param``
-            names the key.
+        InvalidBody: It is not an object, one of the keys read is of the wrong kind, or a key is
+            ``model`` but for the case of its letters; ``param`` names the key.
     """
     try:
         # msgspec does not look into the strings that it skips.
@@ -98,6 +114,7 @@ def _read_unusual(body: bytes) -> RequestFacts:
         if not body.isascii():
             body.decode()
         read = _BODY.decode(body)
+        _refuse_lookalikes(_KEYS.decode(body))
     except msgspec.ValidationError:
         raise InvalidBody("The request body must be a JSON object.") from None
     except msgspec.DecodeError:
@@ -128,8 +145,15 @@ def _decode_leniently(body: bytes) -> _Body:
         raise InvalidBody("The request body is nested too deeply.") from None
     if not isinstance(tree, dict):
         raise InvalidBody("The request body must be a JSON object.")
+    _refuse_lookalikes(tree)
     fields = {name: tree[name] for name in _Body.__struct_fields__ if name in tree}
     return _Body(**{name: msgspec.Raw(json.dumps(value)) for name, value in fields.items()})
+
+
+def _refuse_lookalikes(names: Iterable[str]) -> None:
+    """Refuse keys that some backends would read as the model, and others would not."""
+    if any(name != _MODEL and name.lower() == _MODEL for name in names):
+        raise InvalidBody("Only the key in small letters may name the model.", param="model")
 
 
 def _refuse_constant(_: str) -> NoReturn:
