@@ -19,7 +19,7 @@ UNREADABLE: Final = "\x00"
 
 _SUBJECT_PREFIX: Final = SUBJECT_PREFIX.encode("ascii")
 
-_ALWAYS_STRIPPED: Final = frozenset((b"authorization", b"x-api-key"))
+_ALWAYS_STRIPPED: Final = frozenset((b"authorization", b"x-api-key", b"x-admin-token"))
 
 
 class CredentialReader:
@@ -27,7 +27,7 @@ class CredentialReader:
 
     Attributes:
         header_names_lower: The fields that may hold a client's key and so never go upstream;
-            ``authorization`` and ``x-api-key`` are always among them.
+            ``authorization``, ``x-api-key`` and ``x-admin-token`` are always among them.
 
     Args:
         header_names: Field names in the order in which they are tried, in any case.
