@@ -10,11 +10,13 @@ import re
 
 from llmproxy.config.addresses import check_url, parse_listen, shown_url
 from llmproxy.config.findings import Findings, KeyPath, quoted
-from llmproxy.config.header_fields import check_header_fields
-from llmproxy.config.model import Backend, BackendTls, Config, Server
+from llmproxy.config.header_fields import check_header_fields, is_field_name
+from llmproxy.config.model import Backend, BackendTls, Config, Cors, Server
 from llmproxy.config.names import check_names, check_reference
 
 _VISIBLE_ASCII = re.compile(r"[!-~]+", re.ASCII)
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[!-~]+", re.ASCII)
+_NOT_IN_ORIGINS = re.compile(r"://.*[/?#@*,A-Z]")
 _HIGHEST_STATUS = 599
 
 
@@ -54,11 +56,35 @@ def _check_server(server: Server, findings: Findings) -> None:
             f"want at least {server.max_body_size}",
             needs=(("server", "max_body_size"),),
         )
-    if server.cors.allow_credentials and "*" in server.cors.allowed_origins:
+    _check_cors(server.cors, findings)
+
+
+def _check_cors(cors: Cors, findings: Findings) -> None:
+    at: KeyPath = ("server", "cors")
+    for index, origin in enumerate(cors.allowed_origins):
+        if not _ORIGIN.fullmatch(origin) or _NOT_IN_ORIGINS.search(origin):
+            findings.check(
+                (*at, "allowed_origins", index),
+                f"{quoted(origin)} is not an origin as browsers send it; "
+                'want one like "https://host" or "https://host:port" in small letters, or "*"',
+            )
+    for key, names in (
+        ("allowed_methods", cors.allowed_methods),
+        ("allowed_headers", cors.allowed_headers),
+        ("expose_headers", cors.expose_headers),
+    ):
+        what = "method's" if key == "allowed_methods" else "header's"
+        for index, name in enumerate(names):
+            if not is_field_name(name):
+                findings.check(
+                    (*at, key, index),
+                    f"{quoted(name)} is not a {what} name; want letters, digits and dashes",
+                )
+    if cors.allow_credentials and "*" in cors.allowed_origins:
         findings.check(
-            ("server", "cors", "allow_credentials"),
+            (*at, "allow_credentials"),
             'is true, but allowed_origins has "*"; want the origins by name with it',
-            needs=(("server", "cors", "allowed_origins"),),
+            needs=((*at, "allowed_origins"),),
         )
 
 

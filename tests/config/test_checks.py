@@ -36,6 +36,25 @@ ONE = backends("name: a, url: 'demo:'")
             "cors: {enabled: true, allow_credentials: true}",
             'server.cors.allow_credentials: is true, but allowed_origins has "*"',
         ),
+        *(
+            (
+                f"cors: {{allowed_origins: ['http://a', '{origin}']}}",
+                f'server.cors.allowed_origins[1]: "{origin}" is not an origin as browsers send it',
+            )
+            for origin in ("", "a.b", "https://a/", "https://A", "https://*.a", "http://é", "//a")
+        ),
+        (
+            'cors: {allowed_methods: [GET, "GET\\r\\nX: y"]}',
+            'server.cors.allowed_methods[1]: "GET\\r\\nX: y" is not a method\'s name; want',
+        ),
+        (
+            'cors: {allowed_headers: ["X\\nY"]}',
+            'server.cors.allowed_headers[0]: "X\\nY" is not a header\'s name; want',
+        ),
+        (
+            "cors: {expose_headers: ['X Y']}",
+            'server.cors.expose_headers[0]: "X Y" is not a header\'s name; want',
+        ),
     ],
 )
 def test_server(problems: Problems, text: str, expected: str) -> None:
@@ -51,6 +70,8 @@ def test_server(problems: Problems, text: str, expected: str) -> None:
         "listen: ['unix:/run/a', 'tcp:80']",
         "max_body_size: 1MiB, max_inflight_bytes: 1MiB",
         "cors: {allow_credentials: true, allowed_origins: ['https://a']}",
+        "cors: {allowed_origins: ['null', 'http://[::1]:3000', 'vscode-webview://a-b']}",
+        "cors: {allowed_origins: ['*'], allowed_methods: ['*'], allowed_headers: ['*']}",
     ],
 )
 def test_servers_that_are_good(problems: Problems, text: str) -> None:
