@@ -301,12 +301,13 @@ class Exchange:
         named = dict(fields)
         is_stream = named.get(b"content-type", b"").lower().startswith(b"text/event-stream")
         # A compressed stream, which was not asked for, cannot be looked into.
-        readable = b"content-encoding" not in named
+        readable = named.get(b"content-encoding", b"identity").lower() == b"identity"
         withholder = (
             UsageWithholder() if answering.injected_usage and is_stream and readable else None
         )
         answer = path.rules.downstream(fields, drop_cors=path.replaces_cors)
         if is_stream:
+            answer = [field for field in answer if field[0] != b"x-accel-buffering"]
             answer.append((b"x-accel-buffering", b"no"))
         length_bytes = None
         # A stream may end otherwise than the backend means it to: with an error event.
