@@ -141,9 +141,11 @@ class FieldRules:
         Args:
             fields: The client's, in order.
             caller: What is said of the client.
-            backend_fields: The backend's own (its key among them); they replace the client's.
+            backend_fields: The backend's own (its key among them); they replace the client's, and
+                what is said here of the client.
         """
-        drop = _nominated(fields) | {name.lower() for name, _ in backend_fields}
+        own = {name.lower() for name, _ in backend_fields}
+        drop = _nominated(fields) | own
         kept: list[Field] = []
         vias: list[bytes] = []
         forwarded_for: list[bytes] = []
@@ -179,6 +181,8 @@ class FieldRules:
         if caller.host and b"x-forwarded-host" not in given:
             kept.append((b"x-forwarded-host", caller.host))
         kept.append((b"accept-encoding", b"identity"))
+        if own:
+            kept = [field for field in kept if field[0] not in own]
         kept.append((b"via", b", ".join(vias)))
         kept.extend(backend_fields)
         return kept

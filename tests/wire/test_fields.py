@@ -103,6 +103,18 @@ def test_backends_fields_replace_the_clients() -> None:
     assert [value for name, value in passed if name.lower() == b"x-org"] == [b"backend"]
 
 
+@pytest.mark.parametrize("trusted", [False, True])
+def test_backends_fields_replace_what_is_said_of_the_client(*, trusted: bool) -> None:
+    """No field stands there twice, whoever said it; but for Via, by which loops are seen."""
+    names = (b"X-Forwarded-Host", b"X-Forwarded-For", b"X-Forwarded-Proto", b"Accept-Encoding")
+    caller = Caller(
+        client_ip="192.0.2.1", secure=True, host=b"gw", trusted=trusted, peer_ip="192.0.2.9"
+    )
+    theirs = [(name.lower(), b"theirs") for name in (*names, b"Forwarded")]
+    ours = [(name, b"ours") for name in (*names, b"Forwarded")]
+    assert up(theirs, caller, ours) == [(b"via", b"1.1 llmproxy-1"), *ours]
+
+
 def test_loop() -> None:
     """A request that carries our own name has been here before."""
     RULES.check_loop([(b"via", b"1.1 llmproxy-2")])
