@@ -126,7 +126,7 @@ class _ObjectScan:
 
 _RAW_VALUES = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _BODY = _ObjectScan(model="model", options="stream_options")
-_OPTIONS = _ObjectScan(usage="include_usage")
+_OPTIONS = _ObjectScan(usage="include_usage", each="continuous_usage_stats")
 _ONE_VALUE = _compile(_VALUE)
 _RUN = _compile(rf"(?:{_PLAIN}|{_CONTAINER}){_MANY}")
 _SPACE = _compile(r"\s*+")
@@ -140,8 +140,8 @@ def edit_body(body: bytes, *, model: str | None = None, include_usage: bool = Fa
     Args:
         body: A valid JSON object.
         model: The new value of every top-level ``model``; None: as it is.
-        include_usage: Whether to make every top-level ``stream_options`` ask for usage; the key
-            is added at the front when there is none.
+        include_usage: Whether to make every top-level ``stream_options`` ask for usage, in one
+            chunk; the key is added at the front when there is none.
 
     Returns:
         The edited body, or the very same object when there is nothing to change.
@@ -186,19 +186,26 @@ def _bound(size_bytes: int) -> None:
         raise InvalidBody("The request body is large and repeats a key, or is not plain Unicode.")
 
 
-def _option_edits(body: bytes, start: int, end: int) -> Iterator[tuple[int, int, bytes]]:
-    """Yield the edits that make one ``stream_options`` value ask for usage."""
+def _option_edits(body: bytes, start: int, end: int) -> list[tuple[int, int, bytes]]:
+    """Return the edits that make one ``stream_options`` value ask for usage."""
     if body[start : start + 1] != b"{":
-        yield start, end, b'{"include_usage":true}'
-        return
+        return [(start, end, b'{"include_usage":true}')]
     _bound(end - start)
+    edits = []
     found = False
-    for _, value_start, value_end in _OPTIONS.values(body, start):
+    for name, value_start, value_end in _OPTIONS.values(body, start):
+        is_true = body[value_start:value_end] == b"true"
+        if name == "each":
+            # The client asked for usage in each chunk, if in any: it is to see none.
+            if is_true:
+                edits.append((value_start, value_end, b"false"))
+            continue
         found = True
-        if body[value_start:value_end] != b"true":
-            yield value_start, value_end, b"true"
+        if not is_true:
+            edits.append((value_start, value_end, b"true"))
     if not found:
-        yield _insertion(body, start, b'"include_usage":true')
+        edits.insert(0, _insertion(body, start, b'"include_usage":true'))
+    return edits
 
 
 def _insertion(body: bytes, opening: int, entry: bytes) -> tuple[int, int, bytes]:

@@ -67,6 +67,18 @@ def test_model_is_spelled_as_json() -> None:
         (b'{"stream_options":{ }}', b'{"stream_options":{"include_usage":true }}'),
         (b'{"stream_options":{"x":[{}]}}', b'{"stream_options":{"include_usage":true,"x":[{}]}}'),
         (
+            b'{"stream_options":{"continuous_usage_stats" : true, "include_usage":false}}',
+            b'{"stream_options":{"continuous_usage_stats" : false, "include_usage":true}}',
+        ),
+        (
+            b'{"stream_options":{"continuous_usage_stats":true}}',
+            b'{"stream_options":{"include_usage":true,"continuous_usage_stats":false}}',
+        ),
+        (
+            b'{"stream_options":{"include_usage":false,"continuous_usage_stats":false}}',
+            b'{"stream_options":{"include_usage":true,"continuous_usage_stats":false}}',
+        ),
+        (
             b'{"stream_options":{"include_usage":null}}',
             b'{"stream_options":{"include_usage":true}}',
         ),
