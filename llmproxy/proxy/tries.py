@@ -21,7 +21,6 @@ configuration in force.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import attrs
@@ -45,6 +44,7 @@ from llmproxy.proxy.attempt import Answering, Attempt
 from llmproxy.proxy.evidence import evidence_of, report_failure
 from llmproxy.values import ModelRoute, Principal, TriedBackend
 from llmproxy.wire.backoff import Backoff
+from llmproxy.wire.retry_after import read_retry_after
 from llmproxy.wire.retry_budget import RetryBudget
 
 LAST_TRY_S: Final = 30.0
@@ -325,14 +325,8 @@ def rest_of(fields: Sequence[tuple[bytes, bytes]], now_s: float) -> float:
         fields: Its answer's, names in lower case.
         now_s: The time, seconds since the epoch.
     """
-    value = next((value for name, value in fields if name == b"retry-after"), b"").strip()
-    if value.isdigit():
-        return float(value[:9])
-    try:
-        moment_s = parsedate_to_datetime(value.decode("latin-1")).timestamp()
-    except (ValueError, IndexError, OverflowError):
-        return 0.0
-    return max(moment_s - now_s, 0.0)
+    value = next((value for name, value in fields if name == b"retry-after"), b"")
+    return read_retry_after(value.decode("latin-1"), now_s) or 0.0
 
 
 class _Unwanted(Protocol):

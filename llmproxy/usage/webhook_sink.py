@@ -6,8 +6,6 @@ It knows what answers mean; connections are the agent's, and when to try again i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from io import BytesIO
 from typing import Any, Final, NoReturn
 
@@ -24,6 +22,7 @@ from llmproxy import __version__
 from llmproxy.deliveries import Batch
 from llmproxy.errors import DeliveryFailed, ReceiverGone
 from llmproxy.interfaces import IUsageSink
+from llmproxy.wire.retry_after import read_retry_after
 from llmproxy.wire.webhook_message import WebhookFormat, messages, sign
 
 LIMIT_BYTES: Final = 64 * 1024
@@ -135,20 +134,8 @@ class WebhookSink:
         await rest.addErrback(lambda _: b"")
 
     def _retry_after_s(self, response: IResponse) -> float | None:
-        """Read ``Retry-After`` (RFC 9110, section 10.2.3): seconds, or a date."""
         values = response.headers.getRawHeaders("retry-after", [])
-        if not values:
-            return None
-        value = values[-1].strip()
-        if value.isascii() and value.isdecimal():
-            return float(value[:9])
-        try:
-            date = parsedate_to_datetime(value)
-            if date.tzinfo is None:
-                date = date.replace(tzinfo=UTC)
-            return max(0.0, date.timestamp() - self._now())
-        except (ValueError, OverflowError):
-            return None
+        return read_retry_after(values[-1], self._now()) if values else None
 
     def _failed(self, failure: Failure) -> Any:
         if failure.check(DeliveryFailed):
