@@ -47,7 +47,6 @@ from llmproxy.values import (
     UsageRecord,
 )
 from llmproxy.wire.affinity import affinity_of
-from llmproxy.wire.estimate import completed
 from llmproxy.wire.fields import Caller, FieldRules, encode_fields
 from llmproxy.wire.request_id import new_id
 from llmproxy.wire.sessions import read_session
@@ -436,9 +435,13 @@ class Exchange:
         was_given_up = self._cut_by is not None or outcome in ("client_abort", "timeout")
         if not (was_given_up and facts and facts.stream and self._tries.was_sent):
             return MeterReading()
-        prompt_tokens = self._admitted.prompt_tokens
-        usage = completed(None, prompt_tokens=prompt_tokens, completion_tokens=0)
-        return MeterReading(usage, "partial")
+        meter = make_meter(
+            self._request.path,
+            status=200,
+            stream=True,
+            prompt_tokens=self._admitted.prompt_tokens,
+        )
+        return meter.reading(False)  # as with a head, and nothing behind it
 
     def _seen_outcome(self, outcome: Outcome, reading: MeterReading) -> Outcome:
         """Look through an answer that was relayed well at what it says."""
