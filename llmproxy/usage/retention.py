@@ -51,12 +51,13 @@ class Retention:
         Args:
             wanted_bytes: How much room there should be.
         """
-        segments = self._slot.segments
+        segments, served = self._slot.segments, self._served()
+        enough = any if served else all  # where nobody is served, there is nobody to wait for
         try:
             while self._is_old() and self._is_read_by(all, self._slot.pins):
                 self._remove()
             while segments.total_bytes + wanted_bytes > self._max_bytes and (
-                self._is_free() or self._is_read_by(any)
+                self._is_read_by(enough, served)
             ):
                 self._remove()
         except OSError as error:
@@ -69,7 +70,7 @@ class Retention:
 
         Here nobody who is served loses anything: there may be room again in a moment.
         """
-        if not self._is_free():
+        if not self._is_read_by(all, self._served()):
             return False
         path = next(iter(self._slot.segments)).path
         try:
@@ -89,25 +90,18 @@ class Retention:
         oldest = next(iter(self._slot.segments), None)
         return oldest is not None and self._now() - oldest.written_s > self._keep_s
 
-    def _is_free(self) -> bool:
-        """Say whether the oldest file may go without loss to anybody who is still served."""
-        return self._is_read_by(all)
+    def _served(self) -> list[Pin]:
+        """Give those that are not given up."""
+        return [pin for pin in self._slot.pins if not pin.is_given_up]
 
     def _is_read_by(
-        self, quantifier: Callable[[Iterable[bool]], bool], pins: Iterable[Pin] | None = None
+        self, quantifier: Callable[[Iterable[bool]], bool], pins: Iterable[Pin]
     ) -> bool:
-        """Say whether the oldest file was read, by all or any; it must not be the last.
-
-        Args:
-            quantifier: `all` or `any`.
-            pins: Of whom; None: of those that are not given up.
-        """
+        """Say whether the oldest file was read by all of these, or any; it must not be the last."""
         segments = self._slot.segments
         if len(segments) < 2:
             return False
         second = list(segments)[1].first
-        if pins is None:
-            pins = (pin for pin in self._slot.pins if not pin.is_given_up)
         return quantifier(pin.position.segment >= second for pin in pins)
 
     def _remove(self) -> None:
